@@ -1,0 +1,1 @@
+"""The library behind the tasks: one module per system or verb."""

@@ -1,0 +1,55 @@
+"""How to reach an environment: its URL, the authority that vouches for it, and an access token."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+
+from ops import secrets
+from ops.cli import console, task
+from ops.environment import Environment
+from ops.paths import CACHE
+
+TOKEN_NAME = "operator"  # noqa: S105 - the name of a token, as ops/secrets.py makes it
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a client needs. `ca_file` is a PEM file with the certificates to trust."""
+
+    url: str
+    tus_endpoint: str
+    ca_file: str
+    token: str
+
+
+def access(environment: Environment) -> Access:
+    """Read the URL from the inventory and the rest from the vault. Raises Failure if there is no vault."""
+    values = secrets.read(environment.name)
+    url = f"https://{environment.variable('public_name')}"
+    ca_file = CACHE / "access" / f"{environment.name}-{environment.variable('public_name')}.crt"
+    ca_file.parent.mkdir(parents=True, exist_ok=True)
+    trusted = [values["vault_pki_ca_certificate"], *values["vault_pki_old_ca_certificates"]]
+    ca_file.write_text("\n".join(certificate.strip() for certificate in trusted) + "\n")
+    token = values["vault_web_access_tokens"][TOKEN_NAME]
+    return Access(url, f"{url}/files/", str(ca_file), token)
+
+
+@task(name="access", help={"env": "environment to reach", "json": "as JSON, for programs"})
+def show(_context: object, env: str = "lab", json_: bool = False) -> None:
+    """Print the URL and how to log in."""
+    found = access(Environment.named(env))
+    if json_:
+        sys.stdout.write(json.dumps(dataclasses.asdict(found)) + "\n")
+        return
+    explain(found)
+
+
+def explain(found: Access) -> None:
+    """Say on the terminal how to reach the environment."""
+    console.print(f"URL:          {found.url}")
+    console.print(f"log in with:  {found.token}")
+    console.print(f"trust:        {found.ca_file} (certificate authority; import it or accept the warning)")
+    console.print(f"tus clients:  {found.tus_endpoint} with the header 'Authorization: Bearer <token>'")

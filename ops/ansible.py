@@ -1,0 +1,84 @@
+"""Runs playbooks: the environment's inventory, its host keys, its vault, and mitogen unless it is switched off."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ops import secrets
+from ops.environment import Environment
+from ops.errors import Failure
+from ops.paths import PLAYBOOKS, ROOT, tool
+
+MITOGEN_SWITCH = "LONGHAUL_MITOGEN"
+
+
+def mitogen_enabled() -> bool:
+    """Whether playbooks run with mitogen: always, unless LONGHAUL_MITOGEN=0."""
+    return os.environ.get(MITOGEN_SWITCH, "1") != "0"
+
+
+def settings() -> dict[str, str]:
+    """Environment variables under which Ansible's commands run, on top of ansible.cfg."""
+    variables = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
+    if mitogen_enabled():
+        package = importlib.util.find_spec("ansible_mitogen")
+        if package is None or package.origin is None:
+            raise Failure("mitogen is not installed.", "Run `./inv`, which installs requirements.txt.")
+        variables["ANSIBLE_STRATEGY_PLUGINS"] = str(Path(package.origin).parent / "plugins" / "strategy")
+        variables["ANSIBLE_STRATEGY"] = "mitogen_linear"
+    return variables
+
+
+def run_playbook(
+    environment: Environment,
+    name: str,
+    *,
+    limit: str = "",
+    extra_vars: Mapping[str, Any] | None = None,
+    check: bool = False,
+    tags: Sequence[str] = (),
+) -> None:
+    """Run `playbooks/<name>.yml`, its output going to the terminal.
+
+    Raises Failure if any host failed.
+    """
+    command = command_line(environment, name, limit=limit, check=check, tags=tags)
+    with tempfile.TemporaryDirectory(prefix="longhaul-playbook-") as directory:
+        if extra_vars:
+            # By file: arguments of a process are visible to every user of the machine.
+            path = Path(directory) / "extra-vars.json"
+            path.write_text(json.dumps(dict(extra_vars)))
+            command += ["--extra-vars", f"@{path}"]
+        answer = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings()}, check=False)
+    if answer.returncode != 0:
+        raise Failure(
+            f"The playbook '{name}' failed on the environment '{environment.name}'; the first 'fatal' above says why.",
+            "Mend the cause and run the same command again: playbooks go on where they stopped.",
+        )
+
+
+def command_line(
+    environment: Environment,
+    name: str,
+    *,
+    limit: str = "",
+    check: bool = False,
+    tags: Sequence[str] = (),
+) -> list[str]:
+    """The ansible-playbook command for a playbook of this repository."""
+    command = [tool("ansible-playbook"), "-i", str(environment.inventory / "hosts.yml")]
+    command += secrets.ansible_arguments(environment.name)
+    if limit:
+        command += ["--limit", limit]
+    if check:
+        command += ["--check", "--diff"]
+    if tags:
+        command += ["--tags", ",".join(tags)]
+    return [*command, str(PLAYBOOKS / f"{name}.yml")]

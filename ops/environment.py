@@ -1,0 +1,245 @@
+"""An environment: the hosts, groups and variables of one inventory, and connections to its hosts.
+
+The source of truth is `inventories/<name>` as `ansible-inventory --list` reads it. A lab works from a generated copy of
+its inventory (see ops/lab), which this module prefers as soon as the lab exists. Secrets are never part of what is
+read here: ops/secrets.py opens the vault when a task needs it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ops.errors import Exit, Failure
+from ops.paths import CACHE, INVENTORIES, ROOT, tool
+
+VAULT_FILE = "group_vars/all/vault.yml"
+LAB_ENVIRONMENT = "lab"
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host of an inventory; `variables` are as written there, templates unrendered."""
+
+    name: str
+    groups: frozenset[str]
+    variables: Mapping[str, Any]
+
+    @property
+    def address(self) -> str:
+        """The address that SSH connects to."""
+        return str(self.variables.get("ansible_host", self.name))
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Everything a task may know about where it acts."""
+
+    name: str
+    inventory: Path
+
+    @classmethod
+    def named(cls, name: str) -> Environment:
+        """The environment called `name`, checked against the inventory schema.
+
+        Raises Failure if there is none of that name or its inventory does not fit the schema.
+        """
+        source = source_of(name)
+        from ops import inventory_schema
+
+        inventory_schema.check(source)
+        return cls(name, _generated_inventory(name) or source)
+
+    @property
+    def is_lab(self) -> bool:
+        """Whether the hosts are those of the local data centre."""
+        return self.name == LAB_ENVIRONMENT
+
+    @property
+    def known_hosts(self) -> Path:
+        """The file with the host keys that SSH accepts, and no others."""
+        return self.inventory / "known_hosts"
+
+    @cached_property
+    def _listing(self) -> dict[str, Any]:
+        return _listing(self.inventory)
+
+    @cached_property
+    def _order(self) -> list[str]:
+        """Names of all hosts as hosts.yml lists them: ansible-inventory sorts them, people do not."""
+        return list(yaml.safe_load((self.inventory / "hosts.yml").read_text())["all"]["hosts"])
+
+    @cached_property
+    def hosts(self) -> dict[str, Host]:
+        """All hosts by name, in the inventory's order."""
+        variables = self._listing["_meta"]["hostvars"]
+        groups = {group: set(self.members(group)) for group in self._groups()}
+        return {
+            name: Host(
+                name,
+                frozenset(group for group, members in groups.items() if name in members),
+                variables.get(name, {}),
+            )
+            for name in self.members("all")
+        }
+
+    def _groups(self) -> list[str]:
+        return [group for group in self._listing if group not in {"_meta", "all"}]
+
+    def members(self, group: str) -> list[str]:
+        """Names of the hosts of a group and of its child groups, in the inventory's order."""
+
+        def walk(name: str) -> Iterator[str]:
+            entry = self._listing.get(name, {})
+            for child in entry.get("children", []):
+                yield from walk(child)
+            yield from entry.get("hosts", [])
+
+        members = set(walk(group))
+        return [name for name in self._order if name in members]
+
+    def group(self, name: str) -> list[Host]:
+        """The hosts of a group."""
+        return [self.hosts[member] for member in self.members(name)]
+
+    def host(self, name: str) -> Host:
+        """One host by name; raises Failure with the names that exist."""
+        try:
+            return self.hosts[name]
+        except KeyError:
+            raise Failure(
+                f"There is no host '{name}' in the environment '{self.name}'.",
+                f"Its hosts: {', '.join(self.hosts)}.",
+                Exit.USAGE,
+            ) from None
+
+    def variable(self, name: str) -> Any:
+        """A variable that is the same for all hosts, as written in the inventory.
+
+        Raises Failure if no host has it.
+        """
+        for host in self.hosts.values():
+            if name in host.variables:
+                return host.variables[name]
+        raise Failure(
+            f"The inventory of '{self.name}' does not set {name}.",
+            f"Set it in inventories/{self.name}/group_vars/all/main.yml.",
+            Exit.BAD_CONFIGURATION,
+        )
+
+    def connection(self, host: Host | str) -> Any:
+        """A Fabric connection to a host: key authentication, and only host keys that the inventory knows."""
+        import fabric
+        import paramiko
+
+        target = self.host(host) if isinstance(host, str) else host
+        key = target.variables.get("ansible_ssh_private_key_file")
+        configuration = fabric.Config(
+            overrides={"load_ssh_configs": False, "connect_timeout": 10, "run": {"in_stream": False}}
+        )
+        connection = fabric.Connection(
+            target.address,
+            user=target.variables.get("ansible_user", "ops"),
+            port=int(target.variables.get("ansible_port", 22)),
+            config=configuration,
+            connect_kwargs={"key_filename": key, "look_for_keys": key is None, "allow_agent": key is None},
+        )
+        connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        if not self.known_hosts.is_file():
+            raise Failure(
+                f"No host keys are known for the environment '{self.name}' ({self.known_hosts} is missing).",
+                f"Run: ./inv host.bootstrap --env={self.name}",
+                Exit.BAD_CONFIGURATION,
+            )
+        connection.client.load_host_keys(str(self.known_hosts))
+        return connection
+
+    def ssh_options(self) -> list[str]:
+        """Options of the ssh command that accept exactly the inventory's host keys."""
+        return [
+            "-o",
+            f"UserKnownHostsFile={self.known_hosts}",
+            "-o",
+            "GlobalKnownHostsFile=/dev/null",
+            "-o",
+            "StrictHostKeyChecking=yes",
+        ]
+
+
+def source_of(name: str) -> Path:
+    """The folder of an environment's inventory. Raises Failure, with the names that exist, if there is none."""
+    source = INVENTORIES / name
+    if not (source / "hosts.yml").is_file():
+        raise Failure(
+            f"There is no environment '{name}'.",
+            f"Environments are the folders of inventories/: {', '.join(environment_names())}.",
+            Exit.USAGE,
+        )
+    return source
+
+
+def environment_names() -> list[str]:
+    """The environments of this repository."""
+    return sorted(path.parent.name for path in INVENTORIES.glob("*/hosts.yml"))
+
+
+def _generated_inventory(name: str) -> Path | None:
+    if name != LAB_ENVIRONMENT:
+        return None
+    from ops.lab import generated_inventory
+
+    return generated_inventory()
+
+
+def _listing(inventory: Path) -> dict[str, Any]:
+    files = sorted(path for path in inventory.rglob("*") if path.is_file() and path.suffix in {".yml", ".yaml"})
+    readable = [path for path in files if path.relative_to(inventory).as_posix() != VAULT_FILE]
+    digest = hashlib.sha256()
+    for path in readable:
+        digest.update(f"{path.relative_to(inventory)}\0".encode())
+        digest.update(path.read_bytes())
+    cached = CACHE / "environments" / f"{digest.hexdigest()}.json"
+    if cached.is_file():
+        listing: dict[str, Any] = json.loads(cached.read_text())
+        return listing
+    listing = _ask_ansible(inventory, readable)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cached.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(listing))
+    temporary.replace(cached)
+    return listing
+
+
+def _ask_ansible(inventory: Path, files: list[Path]) -> dict[str, Any]:
+    """What ansible-inventory says, asked without the vault so that no password is needed and no secret is cached."""
+    with tempfile.TemporaryDirectory(prefix="longhaul-inventory-") as name:
+        for path in files:
+            target = Path(name) / path.relative_to(inventory)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        answer = subprocess.run(
+            [tool("ansible-inventory"), "-i", f"{name}/hosts.yml", "--list"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if answer.returncode != 0:
+        raise Failure(
+            f"ansible-inventory cannot read {inventory}:\n{answer.stderr.strip()}",
+            "Mend the file it names.",
+            Exit.BAD_CONFIGURATION,
+        )
+    result: dict[str, Any] = json.loads(answer.stdout)
+    return result

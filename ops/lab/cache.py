@@ -1,0 +1,159 @@
+"""The package cache of a lab: hosts have no way out, so all packages come through it.
+
+It is apt-cacher-ng as a process of the lab, in a control group of its own, on the lab's gateway address only. It
+hands on two archives, Debian's and its security archive, from the machine's own mirror; anything else is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.errors import Exit, Failure
+from ops.lab.cgroups import Group
+from ops.lab.place import APT_CACHE, Place
+from ops.lab.shell import run
+from ops.lab.sources import Mirror
+
+PORT = 3142
+START_SECONDS = 10.0
+_USER = "apt-cacher-ng"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache of one lab."""
+
+    place: Place
+    address: str
+
+    @property
+    def group(self) -> Group:
+        return Group(self.place.name, self.place.cache_group)
+
+    @property
+    def mirror(self) -> Mirror:
+        """The archives as hosts reach them."""
+        base = f"http://{self.address}:{PORT}"
+        return Mirror(f"{base}/debian", f"{base}/debian-security")
+
+    def start(self, upstream: Mirror) -> None:
+        """Starts the cache if it is not running. Raises Failure if it does not answer in time."""
+        if self.group.populated():
+            return
+        directory = self.place.directory / "cache"
+        directory.mkdir(parents=True, exist_ok=True)
+        with _slot() as (store, lock):
+            seed(store)
+            account = pwd.getpwnam(_USER)
+            for path in (store, directory):
+                if path.stat().st_uid != account.pw_uid:  # new, or the package was installed anew
+                    run(["chown", "--recursive", f"{account.pw_uid}:{account.pw_gid}", path])
+            (directory / "acng.conf").write_text(self._configuration(store, directory, upstream))
+            shutil.copyfile("/etc/apt-cacher-ng/security.conf", directory / "security.conf")
+            (directory / "security.conf").chmod(0o644)
+            drop = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+            serve = ["apt-cacher-ng", "-c", str(directory), "ForeGround=1"]
+            with (directory / "output.log").open("w") as output:
+                # The lock on the store lives as long as a process that holds this descriptor.
+                self.group.start([*drop, *serve], output=output, pass_fds=[lock])
+        self._wait(directory)
+
+    def _wait(self, directory: Path) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection((self.address, PORT), timeout=1):
+                return
+            time.sleep(0.05)
+        logs = sorted(path for path in directory.iterdir() if path.suffix in {".log", ".err"})
+        said = "\n".join(path.read_text(errors="replace")[-2000:] for path in logs)
+        self.group.remove()
+        raise Failure(
+            f"The package cache did not start on {self.address}:{PORT}: {said.strip() or 'it said nothing'}",
+            f"Its configuration and logs are in {directory}.",
+            Exit.UNAVAILABLE,
+        )
+
+    def _configuration(self, store: Path, directory: Path, upstream: Mirror) -> str:
+        return (
+            f"CacheDir: {store}\n"
+            f"LogDir: {directory}\n"
+            "SupportDir: /usr/lib/apt-cacher-ng\n"
+            f"BindAddress: {self.address}\n"
+            f"Port: {PORT}\n"
+            "SocketPath:\n"
+            f"Remap-debrep: /debian ; {upstream.main}\n"
+            f"Remap-secdeb: /debian-security ; {upstream.security}\n"
+            "ForceManaged: 1\n"  # nothing but the two archives
+            "PassThroughPattern: ^$\n"  # and no tunnels (CONNECT)
+            "ExThreshold: 30\n"
+            "VerboseLog: 0\n"
+        )
+
+    def stop(self) -> None:
+        """Ends the cache. What it has fetched stays for the next one."""
+        self.group.remove()
+
+
+@contextlib.contextmanager
+def _slot() -> Iterator[tuple[Path, int]]:
+    """The first store that no running cache uses, locked; and the descriptor that holds the lock.
+
+    apt-cacher-ng does not share its folder with another, so labs beside each other have one each. The lock is the
+    kernel's and goes with the process, so a killed cache leaves its store free.
+    """
+    APT_CACHE.mkdir(parents=True, exist_ok=True)
+    for number in range(1000):
+        store = APT_CACHE / str(number)
+        store.mkdir(exist_ok=True)
+        descriptor = os.open(store, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield store, descriptor
+            return
+        finally:
+            os.close(descriptor)
+    raise Failure(f"Every store below {APT_CACHE} is in use.", code=Exit.UNAVAILABLE)
+
+
+def seed(store: Path) -> None:
+    """Gives a store the packages that others have fetched, by hard links: a package of one version never changes.
+
+    Only complete ones: the length that the server announced stands in the file beside it.
+    """
+    for other in sorted(APT_CACHE.iterdir()):
+        if other == store or not other.is_dir():
+            continue
+        for head in other.rglob("*.deb.head"):
+            package = head.with_suffix("")
+            target = store / package.relative_to(other)
+            if target.exists() or not _complete(package, head):
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            account = pwd.getpwnam(_USER)
+            for parent in target.relative_to(store).parents:
+                os.chown(store / parent, account.pw_uid, account.pw_gid)
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                target.hardlink_to(package)
+                shutil.copyfile(head, target.with_name(head.name))
+                os.chown(target.with_name(head.name), account.pw_uid, account.pw_gid)
+
+
+def _complete(package: Path, head: Path) -> bool:
+    try:
+        lines = head.read_text(errors="replace").splitlines()
+        length = next(int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length:"))
+        return package.stat().st_size == length
+    except (FileNotFoundError, StopIteration, ValueError):
+        return False

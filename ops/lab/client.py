@@ -1,0 +1,52 @@
+"""A client of a lab: a bare network namespace with an address and a line of its own, for tests with slow lines."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ops.lab import network
+from ops.lab.place import NETNS, Place
+from ops.lab.shell import run
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client that exists. Whatever runs in it sees the lab and nothing else."""
+
+    place: Place
+    name: str
+    address: str
+
+    @property
+    def netns(self) -> str:
+        return self.place.client_netns(self.name)
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """The machine's command that runs `command` on the client's line. Files are the machine's own."""
+        return ["nsenter", f"--net={NETNS / self.netns}", "--", *command]
+
+    def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+        """subprocess.run on the client's line."""
+        return subprocess.run(self.command(command), check=options.pop("check", False), **options)
+
+    def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
+        """subprocess.Popen on the client's line."""
+        return subprocess.Popen(self.command(command), **options)
+
+    def remove(self) -> None:
+        """Ends what runs on the client's line and takes the line away."""
+        end_processes(self.netns)
+        network.detach(self.place, self.netns, self.name)
+
+
+def end_processes(netns: str) -> None:
+    """Kills the processes of a network namespace: they would keep it, and its addresses, alive."""
+    for process in run(["ip", "netns", "pids", netns], check=False).split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(process), signal.SIGKILL)

@@ -1,0 +1,99 @@
+"""The root filesystem that all hosts of all labs stand on: Debian 13 as a cloud provider hands it over.
+
+An image is a directory named after the checksum of its recipe. Hosts have it as the lower layer of an overlay, so it
+never changes once it is there: another recipe is another image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ops.errors import Exit, Failure
+from ops.lab.place import IMAGES
+from ops.lab.shell import run
+from ops.lab.sources import Mirror
+
+SUITE = "trixie"
+# What Debian's cloud image has and a role may count on. Everything else is a role's to install.
+PACKAGES = (
+    "adduser", "apt-utils", "ca-certificates", "cron", "curl", "dbus", "e2fsprogs", "iproute2", "iputils-ping",
+    "kmod", "less", "libpam-systemd", "logrotate", "lsb-release", "netbase", "nftables", "openssh-server", "procps",
+    "python3", "python3-apt", "sudo", "systemd", "systemd-sysv", "tzdata",
+)  # fmt: skip
+_RECIPE = Path(__file__).with_name("recipe.sh")
+
+
+def checksum() -> str:
+    """Names the image that this recipe makes on this kind of processor."""
+    parts = [SUITE, os.uname().machine, *PACKAGES, _RECIPE.read_text()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def path() -> Path:
+    return IMAGES / checksum()
+
+
+def exists() -> bool:
+    return path().is_dir()
+
+
+def build(mirror: Mirror) -> Path:
+    """Returns the image, building it first if it is not there. Two builders at once: the second waits for the first.
+
+    Raises Failure with the end of mmdebstrap's log when the build fails; nothing is left of a failed build.
+    """
+    if exists():
+        return path()
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with _locked() as lock:
+        if exists():
+            return path()
+        for leftover in IMAGES.glob("building-*"):  # of a build that was killed; it had the lock, so it is over
+            run(["rm", "-rf", "--one-file-system", leftover])
+        scratch = Path(tempfile.mkdtemp(prefix="building-", dir=IMAGES))
+        try:
+            root = scratch / "root"
+            _bootstrap(root, mirror, lock)
+            root.rename(path())
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return path()
+
+
+def _bootstrap(root: Path, mirror: Mirror, lock: int) -> None:
+    done = subprocess.run(
+        [
+            "mmdebstrap", "--variant=minbase", "--mode=root", "--format=directory", "--quiet",
+            f"--include={','.join(PACKAGES)}",
+            "--components=main",
+            "--dpkgopt=force-unsafe-io",
+            "--dpkgopt=path-exclude=/usr/share/man/*",
+            f"--customize-hook=sh {_RECIPE} \"$1\"",
+            SUITE, str(root), "-",
+        ],
+        input=mirror.one_line_sources(SUITE),
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        pass_fds=[lock],  # should this process be killed, the build keeps the lock until it ends
+    )  # fmt: skip
+    if done.returncode:
+        raise Failure(
+            f"mmdebstrap could not build the hosts' image:\n{done.stderr.strip()[-3000:]}",
+            f"It took the packages from {mirror.main}; LONGHAUL_DEBIAN_MIRROR names another mirror.",
+            Exit.UNAVAILABLE,
+        )
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[int]:
+    with (IMAGES / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()

@@ -1,0 +1,218 @@
+"""What this machine must have before a lab can run on it, asked for all at once and before anything is started."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+from ops.cli import console
+from ops.errors import Exit, Failure
+from ops.lab import cgroups, image, sources
+from ops.lab.place import IMAGES, LABS
+
+# Program -> Debian package that brings it.
+PROGRAMS = {
+    "apt-cacher-ng": "apt-cacher-ng",
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "mkfs.xfs": "xfsprogs",
+    "mmdebstrap": "mmdebstrap",
+    "nft": "nftables",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "systemd-nspawn": "systemd-container",
+    "setsid": "util-linux",
+    "unshare": "util-linux",
+}
+FILES = {sources.KEYRING: "debian-archive-keyring"}
+LOOP_CONTROL = Path("/dev/loop-control")
+CACHE_UNIT = "apt-cacher-ng.service"
+
+# Measured: an image is 0.3 GB; a host with its role's packages grows to about 1 GB; uploads of tests come on top.
+IMAGE_BYTES = 600_000_000
+HOST_BYTES = 1_000_000_000
+SPARE_BYTES = 2_000_000_000
+
+
+def require_root() -> None:
+    """Raises Failure unless this process may make namespaces and mounts."""
+    if os.geteuid() != 0:
+        raise Failure(
+            "The lab makes network namespaces and mounts, and only root may.",
+            "Run the same command as root: sudo ./inv ...",
+            Exit.NO_PERMISSION,
+        )
+
+
+def missing_packages() -> list[str]:
+    """Debian packages that the lab needs and this machine has not got."""
+    missing = {package for program, package in PROGRAMS.items() if shutil.which(program, path=_path()) is None}
+    missing |= {package for file, package in FILES.items() if not file.exists()}
+    return sorted(missing)
+
+
+def _path() -> str:
+    """PATH with the folders for root's programs, which some logins leave out."""
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+
+def ensure_packages() -> None:
+    """Installs what the lab needs, with apt-get where there is one.
+
+    Raises Failure with the names of the packages elsewhere, or if apt-get fails.
+    """
+    missing = missing_packages()
+    if not missing:
+        return
+    if shutil.which("apt-get") is None:
+        raise Failure(f"This machine cannot run the lab: {_lacks(missing)}", _packages(missing), Exit.UNAVAILABLE)
+    require_root()
+    console.print(f"installing what the lab needs on this machine: {' '.join(missing)}")
+    _apt_get("update")
+    others = [package for package in missing if package != "apt-cacher-ng"]
+    if others:
+        _apt_get("install", *others)
+    if "apt-cacher-ng" in missing:
+        _install_cache_unstarted()
+    left = missing_packages()
+    if left:
+        raise Failure(
+            f"apt-get installed everything, but {', '.join(_programs_of(left))} cannot be found.",
+            f"Look at the packages: dpkg -l {' '.join(left)}",
+            Exit.UNAVAILABLE,
+        )
+
+
+def install(*packages: str) -> None:
+    """Installs Debian packages of the machine. Raises Failure if apt-get does or if this is not root."""
+    require_root()
+    _apt_get("update")
+    _apt_get("install", *packages)
+
+
+def _lacks(packages: list[str]) -> str:
+    return f"it has no {', '.join(_programs_of(packages))}"
+
+
+def _packages(packages: list[str]) -> str:
+    return f"install them; Debian calls their packages: {' '.join(packages)}"
+
+
+def _programs_of(packages: list[str]) -> list[str]:
+    named = [program for program, package in PROGRAMS.items() if package in packages]
+    return named + [str(file) for file, package in FILES.items() if package in packages]
+
+
+def _apt_get(*words: str, prefix: tuple[str, ...] = ()) -> None:
+    done = subprocess.run(
+        [*prefix, "apt-get", "--quiet", "--yes", "--no-install-recommends", *words],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Failure(
+            f"apt-get {' '.join(words)} failed:\n{(done.stderr or done.stdout).strip()[-3000:]}",
+            "Mend this machine's package sources and run the same command again.",
+            Exit.UNAVAILABLE,
+        )
+
+
+def _install_cache_unstarted() -> None:
+    """Installs apt-cacher-ng so that its own service never runs, neither now nor at the next boot.
+
+    Its unit is masked before it exists. Where systemd is not PID 1 the package would start it by invoke-rc.d; during
+    this one installation, in a mount namespace of its own, that is a program that does nothing.
+    """
+    mask = Path("/etc/systemd/system") / CACHE_UNIT
+    mask.parent.mkdir(parents=True, exist_ok=True)
+    if not mask.is_symlink():
+        mask.symlink_to("/dev/null")
+    silence = 'mount --bind /bin/true "$(command -v invoke-rc.d)" && exec "$@"'
+    _apt_get("install", "apt-cacher-ng", prefix=("unshare", "--mount", "/bin/sh", "-c", silence, "sh"))
+    if shutil.which("update-rc.d"):
+        subprocess.run(["update-rc.d", "apt-cacher-ng", "disable"], check=False, capture_output=True)
+
+
+def check(new_hosts: int) -> None:
+    """Raises Failure with everything that keeps a lab with `new_hosts` more hosts from running here."""
+    problems = list(_problems(new_hosts))
+    if problems:
+        raise Failure(
+            "This machine cannot run the lab:\n" + "\n".join(f"  - {problem}" for problem, _ in problems),
+            "\n" + "\n".join(f"  - {remedy}" for _, remedy in problems),
+            Exit.UNAVAILABLE,
+        )
+
+
+def _problems(new_hosts: int) -> list[tuple[str, str]]:
+    """Pairs of what is wrong and what to do about it."""
+    if platform.system() != "Linux":
+        return [(f"it runs {platform.system()}", "use a Linux machine, real or virtual")]
+    found = []
+    if os.geteuid() != 0:
+        found.append(("the lab makes namespaces and mounts, and only root may", "sudo ./inv ..."))
+    missing = missing_packages()
+    if missing and shutil.which("apt-get") is None:  # where it is, ensure_packages installs them
+        found.append((_lacks(missing), _packages(missing)))
+    group = cgroups.mount_point()
+    if group is None:
+        found.append(("it has no cgroup v2 hierarchy", "mount one: mount -t cgroup2 none /sys/fs/cgroup/unified"))
+    elif os.geteuid() == 0 and not os.access(group / "cgroup.procs", os.W_OK):
+        found.append((f"{group} is read-only", "leave the container, or give it a writable cgroup tree"))
+    found += [
+        (f"its kernel has no {kind}", f"modprobe {kind}, or use a kernel that has it")
+        for kind in ("overlay", "xfs")
+        if not _filesystem(kind)
+    ]
+    if not LOOP_CONTROL.exists():
+        found.append(("it has no loop devices (/dev/loop-control)", "modprobe loop, or give the container /dev/loop*"))
+    if os.geteuid() == 0 and "iproute2" not in missing:  # else the question cannot be asked
+        found += [
+            (f"its kernel cannot make a network interface of type {kind}", f"modprobe {kind}")
+            for kind in ("bridge", "veth")
+            if not _link_type(kind)
+        ]
+    needed = SPARE_BYTES + new_hosts * HOST_BYTES + (0 if image.exists() else IMAGE_BYTES)
+    for place in {_device(LABS): LABS, _device(IMAGES): IMAGES}.values():
+        free = shutil.disk_usage(_existing(place)).free
+        if free < needed:
+            found.append(
+                (
+                    f"{place} has {free / 1e9:.1f} GB free, and {new_hosts} new hosts need {needed / 1e9:.1f} GB",
+                    "free some, destroy labs that nobody needs (lab.destroy), or name fewer hosts (lab.up web1)",
+                )
+            )
+    return found
+
+
+def _filesystem(kind: str) -> bool:
+    listed = Path("/proc/filesystems").read_text().split()
+    if kind in listed:
+        return True
+    if shutil.which("modprobe", path=_path()):
+        subprocess.run(["modprobe", kind], check=False, capture_output=True)
+    return kind in Path("/proc/filesystems").read_text().split()
+
+
+def _link_type(kind: str) -> bool:
+    """Whether the kernel knows the type of interface; asked by making one in a namespace that ends at once."""
+    asked = subprocess.run(
+        ["unshare", "--net", "ip", "link", "add", "asked", "type", kind], check=False, capture_output=True
+    )
+    return asked.returncode == 0
+
+
+def _existing(place: Path) -> Path:
+    return next(path for path in (place, *place.parents) if path.exists())
+
+
+def _device(place: Path) -> int:
+    return _existing(place).stat().st_dev

@@ -1,0 +1,250 @@
+"""The network of a lab: a namespace with a bridge, a cable to the machine, a cable to every host.
+
+    machine --[lh-<lab> .1]----[machine]-- bridge --[web1]----[eth0 .21]-- host web1
+
+The bridge's namespace and the hosts have an unreachable default route, the machine does not forward for them, and the
+machine has an unreachable route for the whole of 198.18.0.0/15 (RFC 2544, set aside for benchmarks): a packet to a
+host of a lab that is down is refused here rather than sent out. The block of a lab that is up is what the kernel has on
+its cable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ops.errors import Exit, Failure
+from ops.lab.place import LABS, NETNS, Place, port_name
+from ops.lab.shell import run
+
+RANGE = ipaddress.IPv4Network("198.18.0.0/15")
+BRIDGE = "lab0"
+MACHINE_PORT = "machine"
+CLIENTS_FROM = 200
+Block = ipaddress.IPv4Network
+
+
+def _links(*selection: str) -> list[dict[str, Any]]:
+    """What `ip -json` says about the machine's own interfaces or routes."""
+    said = run(["ip", "-json", *selection], check=False)
+    links: list[dict[str, Any]] = json.loads(said or "[]")
+    return links
+
+
+def block_of(place: Place) -> Block | None:
+    """The block of a lab whose network is up, else None."""
+    for link in _links("-4", "address", "show", "dev", place.cable):
+        for address in link.get("addr_info", []):
+            return ipaddress.IPv4Network(f"{address['local']}/{address['prefixlen']}", strict=False)
+    return None
+
+
+def blocks_in_use() -> dict[Block, str]:
+    """Blocks of the benchmark range that the machine has an address in or a route to, and by which interface."""
+    used: dict[Block, str] = {}
+    for link in _links("-4", "address", "show"):
+        for address in link.get("addr_info", []):
+            network = ipaddress.IPv4Network(f"{address['local']}/{address['prefixlen']}", strict=False)
+            used.update(dict.fromkeys(_blocks_of(network), link["ifname"]))
+    for route in _links("-4", "route", "show"):
+        if route["dst"] != "default" and "dev" in route:
+            used.update(dict.fromkeys(_blocks_of(ipaddress.IPv4Network(route["dst"])), route["dev"]))
+    return used
+
+
+def _blocks_of(network: ipaddress.IPv4Network) -> list[Block]:
+    """The blocks of the range that a network has addresses of."""
+    if not network.overlaps(RANGE):
+        return []
+    if network.prefixlen >= 24:
+        return [network.supernet(new_prefix=24)]
+    return list((network if network.subnet_of(RANGE) else RANGE).subnets(new_prefix=24))
+
+
+def choose_block(wanted: Block, used: dict[Block, str]) -> Block:
+    """The wanted block if it is free, else the next free one of the range.
+
+    A block outside the range belongs to real hosts: one of the range always stands in for it. Raises Failure when none
+    of the 512 is free.
+    """
+    every = list(RANGE.subnets(new_prefix=24))
+    start = every.index(wanted) if wanted.subnet_of(RANGE) else 0
+    for block in every[start:] + every[:start]:
+        if block not in used:
+            return block
+    raise Failure(
+        f"All {len(every)} blocks of {RANGE} are in use: there is no address left for another lab.",
+        f"End a lab that nobody needs: ls {LABS}; LONGHAUL_LAB=NAME ./inv lab.destroy",
+        Exit.UNAVAILABLE,
+    )
+
+
+def gateway(block: Block) -> str:
+    """The machine's own address in the lab."""
+    return str(block.network_address + 1)
+
+
+def raise_network(place: Place, block: Block) -> None:
+    """Makes the lab's namespace, bridge and cable, and the machine's unreachable route, where they are not there."""
+    # By its metric the last choice: a route that the machine has for these addresses stays and goes first.
+    run(["ip", "route", "replace", "unreachable", str(RANGE), "metric", str(2**31)])
+    if not (NETNS / place.netns).exists():
+        run(["ip", "netns", "add", place.netns])
+    inside = ["ip", "-netns", place.netns]
+    if not _exists(place.netns, BRIDGE):
+        run([*inside, "link", "add", BRIDGE, "type", "bridge", "forward_delay", "0"])
+    run([*inside, "link", "set", BRIDGE, "up"])
+    run([*inside, "link", "set", "lo", "up"])
+    run([*inside, "route", "replace", "unreachable", "default"])
+    if not _exists(place.netns, MACHINE_PORT):
+        run(["ip", "link", "add", place.cable, "type", "veth", "peer", "name", MACHINE_PORT, "netns", place.netns])
+    run([*inside, "link", "set", MACHINE_PORT, "master", BRIDGE, "up"])
+    run(["ip", "address", "replace", f"{gateway(block)}/{block.prefixlen}", "dev", place.cable])
+    run(["ip", "link", "set", place.cable, "up"])
+
+
+def _exists(netns: str, link: str) -> bool:
+    return bool(run(["ip", "-netns", netns, "-brief", "link", "show", "dev", link], check=False).strip())
+
+
+def has_port(place: Place, name: str) -> bool:
+    """Whether the host or client hangs on the bridge, plugged in or not."""
+    return (NETNS / place.netns).exists() and _exists(place.netns, port_name(name))
+
+
+def drop_network(place: Place) -> None:
+    """Removes everything that `raise_network`, `plug_in` and the faults made, whatever of it is there."""
+    for netns in sorted(NETNS.glob(f"{place.netns}.*")):
+        run(["ip", "netns", "delete", netns.name], check=False)
+    run(["ip", "link", "delete", place.cable], check=False)
+    if (NETNS / place.netns).exists():
+        run(["ip", "netns", "delete", place.netns])
+
+
+def attach(place: Place, netns: str, name: str, address: str, block: Block) -> None:
+    """Makes the namespace `netns` with one interface, eth0, that hangs on the bridge by the port of `name`."""
+    detach(place, netns, name)
+    port = port_name(name)
+    mac = "02:4c:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
+    run(["ip", "netns", "add", netns])
+    peer = ["type", "veth", "peer", "name", "eth0", "address", mac, "netns", netns]
+    run(["ip", "link", "add", port, "netns", place.netns, *peer])
+    run(["ip", "-netns", place.netns, "link", "set", port, "master", BRIDGE, "up"])
+    run(
+        ["ip", "-netns", netns, "-batch", "-"],
+        text=(
+            "link set lo up\n"
+            f"address add {address}/{block.prefixlen} broadcast {block.broadcast_address} dev eth0\n"
+            "link set eth0 up\n"
+            "route add unreachable default\n"
+        ),
+    )
+
+
+def detach(place: Place, netns: str, name: str) -> None:
+    """Removes the port and the namespace, which would go on answering for the addresses of a host that is off."""
+    if has_port(place, name):
+        run(["ip", "-netns", place.netns, "link", "delete", port_name(name)], check=False)
+    if (NETNS / netns).exists():
+        run(["ip", "netns", "delete", netns])
+
+
+def set_link(place: Place, name: str, up: bool) -> None:
+    """Pulls out (or puts in) the host's cable at the bridge: the host sees its carrier go."""
+    run(["ip", "-netns", place.netns, "link", "set", port_name(name), "up" if up else "down"])
+
+
+def ports_down(place: Place) -> set[str]:
+    """The bridge ports that are pulled out."""
+    if not (NETNS / place.netns).exists():
+        return set()
+    said = run(["ip", "-netns", place.netns, "-json", "link", "show", "master", BRIDGE], check=False)
+    return {link["ifname"] for link in json.loads(said or "[]") if "UP" not in link["flags"]}
+
+
+_RATE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>[kKmMgG]?)(?P<what>B|bit)(/s|ps)?")
+_SCALE = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+def bits_per_second(rate: str) -> int:
+    """Reads a rate: `5KB` is 5,000 bytes a second, `10mbit` ten million bits a second.
+
+    Raises Failure for anything else, and for less than 1 kbit/s.
+    """
+    match = _RATE.fullmatch(rate.strip())
+    if match:
+        bits = float(match["number"]) * _SCALE[match["unit"].lower()] * (8 if match["what"] == "B" else 1)
+        if bits >= 1000:
+            return round(bits)
+    raise Failure(f"{rate!r} is not a rate.", "Write 5KB for 5,000 bytes a second, or 10mbit.", Exit.USAGE)
+
+
+def shape(place: Place, netns: str, name: str, rate: str) -> None:
+    """Limits the line of a host or client to `rate`, each way by itself."""
+    bits = bits_per_second(rate)
+    # A bucket smaller than two full packets would let none through; a larger one than 10 ms of the line is a burst that
+    # a slow line has not got.
+    burst = max(3000, bits // 8 // 100)
+    limit = ["root", "tbf", "rate", f"{bits}bit", "burst", str(burst), "latency", "800ms"]
+    run(["tc", "-netns", place.netns, "qdisc", "replace", "dev", port_name(name), *limit])
+    run(["tc", "-netns", netns, "qdisc", "replace", "dev", "eth0", *limit])
+
+
+def unshape(place: Place, netns: str, name: str) -> None:
+    """Takes the limit away. None there is not an error."""
+    run(["tc", "-netns", place.netns, "qdisc", "delete", "dev", port_name(name), "root"], check=False)
+    run(["tc", "-netns", netns, "qdisc", "delete", "dev", "eth0", "root"], check=False)
+
+
+def _nft(place: Place, commands: str) -> None:
+    run(["ip", "netns", "exec", place.netns, "nft", "-f", "-"], text=commands)
+
+
+def partition(place: Place, one: str, other: str) -> None:
+    """Drops every frame between two hosts, both ways. Each goes on seeing everybody else."""
+    a, b = port_name(one), port_name(other)
+    _nft(
+        place,
+        "add table bridge longhaul\n"
+        "add chain bridge longhaul forward { type filter hook forward priority 0; policy accept; }\n"
+        "add set bridge longhaul apart { type ifname . ifname; }\n"
+        "flush chain bridge longhaul forward\n"
+        "add rule bridge longhaul forward iifname . oifname @apart drop\n"
+        f'add element bridge longhaul apart {{ "{a}" . "{b}", "{b}" . "{a}" }}\n',
+    )
+
+
+def heal_partitions(place: Place) -> None:
+    """Lets all hosts see each other again."""
+    with contextlib.suppress(Failure):  # there was no partition
+        _nft(place, "delete table bridge longhaul\n")
+
+
+def clients(place: Place) -> dict[str, str]:
+    """The clients of the lab that exist now: name -> address."""
+    prefix = place.client_netns("")
+    found = {}
+    for path in sorted(Path(NETNS).glob(f"{prefix}*")):
+        said = run(["ip", "-netns", path.name, "-json", "-4", "address", "show", "dev", "eth0"], check=False)
+        for link in json.loads(said or "[]"):
+            for address in link.get("addr_info", []):
+                found[path.name.removeprefix(prefix)] = address["local"]
+    return found
+
+
+def free_client_address(place: Place, block: Block, taken: set[str]) -> str:
+    """An address for one more client: from .200 on, not of a host and not of another client."""
+    used = taken | set(clients(place).values())
+    for number in range(CLIENTS_FROM, 255):
+        address = str(block.network_address + number)
+        if address not in used:
+            return address
+    raise Failure(
+        "The lab has no address left for another client.",
+        "Remove one: ./inv lab.client NAME --remove",
+        Exit.UNAVAILABLE,
+    )

@@ -1,0 +1,101 @@
+"""Names and places: where a lab keeps its files, and what its objects in the kernel are called.
+
+Nothing here is state. Every name follows from the lab's and the host's, so a crashed lab can be found and removed
+with no other knowledge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.errors import Exit, Failure
+
+LABS = Path("/var/lib/longhaul/labs")
+IMAGES = Path("/var/cache/longhaul/images")
+APT_CACHE = Path("/var/cache/longhaul/apt")
+NETNS = Path("/run/netns")
+
+# An interface name has 15 characters at most, and the machine's end of a lab's cable is "lh-" and the lab's name.
+INTERFACE_LENGTH = 15
+CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+LAB_NAME = re.compile(r"[a-z][a-z0-9-]{0,11}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The names of one lab."""
+
+    name: str
+
+    @staticmethod
+    def of(name: str | None = None) -> Place:
+        """The place of the named lab; without a name, of the one that LONGHAUL_LAB names (default `lab`).
+
+        Raises Failure if the name cannot be used for network interfaces and cgroups.
+        """
+        chosen = name or os.environ.get("LONGHAUL_LAB") or "lab"
+        if not LAB_NAME.fullmatch(chosen):
+            raise Failure(
+                f"{chosen!r} is not a name for a lab.",
+                "Use a letter and up to 11 more letters, digits or hyphens, all small (LONGHAUL_LAB).",
+                Exit.USAGE,
+            )
+        return Place(chosen)
+
+    @staticmethod
+    def valid_client(name: str) -> bool:
+        """Whether a client may be called that."""
+        return CLIENT_NAME.fullmatch(name) is not None
+
+    @property
+    def directory(self) -> Path:
+        return LABS / self.name
+
+    @property
+    def inventory(self) -> Path:
+        return self.directory / "inventory"
+
+    @property
+    def key(self) -> Path:
+        """The private SSH key that opens every host of the lab."""
+        return self.directory / "id_ed25519"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.directory / "snapshots"
+
+    @property
+    def netns(self) -> str:
+        return f"longhaul.{self.name}"
+
+    @property
+    def cable(self) -> str:
+        """The machine's end of the cable between the machine and the lab's bridge; it carries the gateway address."""
+        return f"lh-{self.name}"
+
+    @property
+    def cache_group(self) -> str:
+        return "cache"
+
+    def host(self, host: str) -> Path:
+        return self.directory / "hosts" / host
+
+    def host_netns(self, host: str) -> str:
+        return f"{self.netns}.host.{host}"
+
+    def host_group(self, host: str) -> str:
+        return f"host.{host}"
+
+    def client_netns(self, client: str) -> str:
+        return f"{self.netns}.client.{client}"
+
+
+def port_name(host: str) -> str:
+    """The bridge port of a host: its name, shortened with a checksum where an interface name has no room for it."""
+    if len(host) <= INTERFACE_LENGTH:
+        return host
+    return f"{host[:7]}~{hashlib.sha256(host.encode()).hexdigest()[:7]}"

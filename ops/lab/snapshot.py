@@ -1,0 +1,115 @@
+"""Snapshots: copies of all disks of a lab, taken while its hosts are off.
+
+A copy shares its blocks with the original where the machine's filesystem can do that (XFS, btrfs) and else takes the
+space that was written, not the size of the disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ops.errors import Exit, Failure
+from ops.lab.host import Host
+from ops.lab.machine import SPARE_BYTES
+from ops.lab.place import Place
+from ops.lab.shell import run
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_PARTS = ("disk.img", "first", "image")
+
+
+def names(place: Place) -> list[str]:
+    """The snapshots that are whole, oldest first."""
+    found = [path for path in place.snapshots.glob("*") if not path.name.startswith(".")]
+    return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def check_name(name: str) -> None:
+    """Raises Failure unless `name` can name a snapshot."""
+    if not _NAME.fullmatch(name):
+        raise Failure(
+            f"{name!r} is not a name for a snapshot.", "Use letters, digits, dots, hyphens, underscores.", Exit.USAGE
+        )
+
+
+def check(place: Place, name: str, hosts: Sequence[Host]) -> None:
+    """Raises Failure if a snapshot cannot be taken: no hosts, no disks, a name that is used, or too little space."""
+    if not hosts:
+        raise Failure("The lab has no hosts to keep.", "Start it: ./inv lab.up", Exit.TEMPORARY)
+    volatile = [host.name for host in hosts if host.volatile]
+    if volatile:
+        raise Failure(
+            f"Volatile hosts have no disk to keep: {', '.join(volatile)}.", "Make them without --volatile.", Exit.USAGE
+        )
+    if name in names(place):
+        raise Failure(
+            f"There is a snapshot '{name}' already.",
+            f"Choose another name, or remove it: ./inv lab.drop-snapshot {name}",
+            Exit.USAGE,
+        )
+    needed = SPARE_BYTES + sum(host.disk_image.stat().st_blocks * 512 for host in hosts)
+    free = shutil.disk_usage(place.directory).free
+    if free < needed:
+        raise Failure(
+            f"The snapshot needs up to {needed / 1e9:.1f} GB, and {place.directory} has {free / 1e9:.1f} GB free.",
+            "Free some space, or remove another snapshot: ./inv lab.drop-snapshot NAME",
+            Exit.UNAVAILABLE,
+        )
+
+
+def take(place: Place, name: str, hosts: Sequence[Host]) -> None:
+    """Copies the disks of hosts that are off. A snapshot is there whole or not at all."""
+    scratch = place.snapshots / ".taking"
+    run(["rm", "-rf", "--one-file-system", scratch])
+    for host in hosts:
+        _copy(host.directory, scratch / host.name)
+    scratch.rename(place.snapshots / name)
+
+
+def put_back(place: Place, name: str) -> None:
+    """Replaces all hosts by those of the snapshot. Hosts made since are removed with what they hold."""
+    hosts, scratch, old = place.directory / "hosts", place.directory / ".restoring", place.directory / ".restored"
+    for leftover in (scratch, old):
+        run(["rm", "-rf", "--one-file-system", leftover])
+    for kept in sorted((place.snapshots / name).iterdir()):
+        _copy(kept, scratch / kept.name)
+        for mount in ("disk", "root"):
+            (scratch / kept.name / mount).mkdir(exist_ok=True)
+    if hosts.exists():
+        hosts.rename(old)
+    scratch.rename(hosts)
+    run(["rm", "-rf", "--one-file-system", old])
+
+
+def drop(place: Place, name: str) -> None:
+    """Removes a snapshot, if there is one of that name."""
+    check_name(name)
+    run(["rm", "-rf", "--one-file-system", place.snapshots / name])
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    run(["cp", "--archive", "--reflink=auto", "--sparse=auto", *(source / part for part in _PARTS), target])
+
+
+def wait_for_disks(place: Place, seconds: float = 30.0) -> None:
+    """Waits until the kernel has let go of every disk of the lab."""
+    deadline = time.monotonic() + seconds
+    while attached := _attached(place):
+        if time.monotonic() > deadline:
+            raise Failure(f"The kernel still has a disk of the lab: {', '.join(attached)}", "See losetup and lsof.")
+        time.sleep(0.02)
+
+
+def _attached(place: Place) -> list[str]:
+    found = []
+    for device in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):
+            if device.read_text().startswith(f"{place.directory}/"):
+                found.append(device.parts[3])
+    return found

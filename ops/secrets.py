@@ -1,0 +1,250 @@
+"""Secrets of an environment: generated for the lab, kept in ansible-vault everywhere else.
+
+One file holds them, `inventories/<env>/group_vars/all/vault.yml`. The lab's is plain, generated at first use and
+ignored by git; that of any other environment is encrypted with ansible-vault.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ops.environment import LAB_ENVIRONMENT, VAULT_FILE, source_of
+from ops.errors import Exit, Failure
+from ops.paths import INVENTORIES, ROOT, tool
+
+PASSWORD_VARIABLE = "LONGHAUL_VAULT_PASSWORD_FILE"  # noqa: S105 - the name of a variable
+_VAULT_HEADER = b"$ANSIBLE_VAULT"
+
+
+def _password() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _access_tokens() -> dict[str, str]:
+    return {"operator": _password()}
+
+
+# Every secret by name, and how one is made. The certificate authority is a pair and made together below.
+SECRETS: dict[str, Callable[[], Any] | None] = {
+    "vault_postgresql_superuser_password": _password,
+    "vault_postgresql_replication_password": _password,
+    "vault_postgresql_rewind_password": _password,
+    "vault_postgresql_app_password": _password,
+    "vault_patroni_rest_password": _password,
+    "vault_storage_app_key": _password,
+    "vault_storage_hash_prefix": lambda: secrets.token_hex(16),
+    "vault_storage_hash_suffix": lambda: secrets.token_hex(16),
+    "vault_web_session_secrets": lambda: [_password()],
+    "vault_web_access_tokens": _access_tokens,
+    "vault_pki_ca_key": None,
+    "vault_pki_ca_certificate": None,
+    "vault_pki_old_ca_certificates": list,
+}
+
+# Secrets that data on disk depends on: a new value would make the data unreadable, so `secrets.rotate` refuses them.
+PERMANENT = frozenset({"vault_storage_hash_prefix", "vault_storage_hash_suffix"})
+
+
+def vault_path(environment: str) -> Path:
+    """The vault file of an environment."""
+    return INVENTORIES / environment / VAULT_FILE
+
+
+def generate(site: str) -> dict[str, Any]:
+    """A complete set of new secrets for the site called `site`."""
+    from ops.pki import create_authority
+
+    values = {name: make() for name, make in SECRETS.items() if make is not None}
+    values["vault_pki_ca_key"], values["vault_pki_ca_certificate"] = create_authority(f"Longhaul {site} CA")
+    return values
+
+
+def ensure_lab() -> Path:
+    """Make the lab's secrets if there are none yet, or add those that a newer version needs; returns the file."""
+    path = vault_path(LAB_ENVIRONMENT)
+    present = _parse(path, path.read_text()) if path.is_file() else {}
+    if set(SECRETS) <= set(present):
+        return path
+    _write_private(path, _dump({**generate(LAB_ENVIRONMENT), **present}))
+    return path
+
+
+def read(environment: str) -> dict[str, Any]:
+    """All secrets of an environment, decrypted.
+
+    Raises Failure if there is no vault, it cannot be opened, or it lacks a secret.
+    """
+    if environment == LAB_ENVIRONMENT:
+        ensure_lab()
+    path = vault_path(environment)
+    if not path.is_file():
+        raise Failure(
+            f"The environment '{environment}' has no secrets yet ({path} is missing).",
+            f"Run: ./inv secrets.init --env={environment}",
+            Exit.BAD_CONFIGURATION,
+        )
+    values = _parse(path, _decrypt(environment, path))
+    missing = sorted(set(SECRETS) - set(values))
+    if missing:
+        raise Failure(
+            f"{path} lacks {', '.join(missing)}.",
+            f"Run: ./inv secrets.init --env={environment} (it adds what is missing and keeps the rest).",
+            Exit.BAD_CONFIGURATION,
+        )
+    return values
+
+
+def initialise(environment: str) -> list[str]:
+    """Make the vault of an environment, or add the secrets it lacks; returns the names that were added."""
+    source_of(environment)
+    path = vault_path(environment)
+    present: dict[str, Any] = _parse(path, _decrypt(environment, path)) if path.is_file() else {}
+    added = sorted(set(SECRETS) - set(present))
+    if added:
+        _store(environment, {**generate(environment), **present})
+    return added
+
+
+def rotate(environment: str, names: list[str]) -> None:
+    """Replace secrets by new ones; a deploy then carries them to the hosts.
+
+    The authority's key and certificate are renewed together, and the old certificate stays trusted until it is
+    removed from vault_pki_old_ca_certificates. Raises Failure for names that are unknown or must never change.
+    """
+    unknown = sorted(set(names) - set(SECRETS))
+    if unknown or not names:
+        raise Failure(
+            f"Unknown secret: {', '.join(unknown)}." if unknown else "Name at least one secret to rotate.",
+            f"Secrets: {', '.join(sorted(set(SECRETS) - PERMANENT))}.",
+            Exit.USAGE,
+        )
+    permanent = sorted(set(names) & PERMANENT)
+    if permanent:
+        raise Failure(
+            f"{', '.join(permanent)} can never change: stored files are found by it.",
+            code=Exit.USAGE,
+        )
+    values = read(environment)
+    new = generate(environment)
+    authority = {"vault_pki_ca_key", "vault_pki_ca_certificate"}
+    chosen = set(names) | (authority if set(names) & authority else set())
+    if chosen & authority:
+        new["vault_pki_old_ca_certificates"] = [
+            *values["vault_pki_old_ca_certificates"],
+            values["vault_pki_ca_certificate"],
+        ]
+        chosen.add("vault_pki_old_ca_certificates")
+    if "vault_web_session_secrets" in chosen:  # the first signs; the others still let people in
+        new["vault_web_session_secrets"] += values["vault_web_session_secrets"][:2]
+    _store(environment, {**values, **{name: new[name] for name in chosen}})
+
+
+def edit(environment: str) -> None:
+    """Open the vault of an environment in $EDITOR."""
+    path = vault_path(environment)
+    if environment == LAB_ENVIRONMENT:
+        ensure_lab()
+        command = [os.environ.get("EDITOR", "vi"), str(path)]
+    else:
+        read(environment)
+        command = [tool("ansible-vault"), "edit", *_password_arguments(environment), str(path)]
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def ansible_arguments(environment: str) -> list[str]:
+    """Arguments that let ansible-playbook open the vault of an environment; none for the lab."""
+    return [] if environment == LAB_ENVIRONMENT else _password_arguments(environment)
+
+
+def _password_arguments(environment: str) -> list[str]:
+    given = os.environ.get(PASSWORD_VARIABLE)
+    path = Path(given) if given else ROOT / f".vault-password-{environment}"
+    if not path.is_file():
+        raise Failure(
+            f"The password of the vault of '{environment}' is not known: {path} does not exist.",
+            f"Write it there (mode 0600; git ignores it) or name another file in {PASSWORD_VARIABLE}.",
+            Exit.BAD_CONFIGURATION,
+        )
+    return ["--vault-password-file", str(path)]
+
+
+def _decrypt(environment: str, path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}.", code=Exit.NO_PERMISSION) from error
+    if not content.startswith(_VAULT_HEADER):
+        if environment == LAB_ENVIRONMENT:
+            return content.decode()
+        raise Failure(
+            f"{path} is not encrypted.",
+            "Encrypt it before anything else: ansible-vault encrypt " + str(path),
+            Exit.BAD_CONFIGURATION,
+        )
+    answer = subprocess.run(
+        [tool("ansible-vault"), "view", *_password_arguments(environment), str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if answer.returncode != 0:
+        raise Failure(
+            f"{path} cannot be opened: {answer.stderr.strip().splitlines()[-1]}",
+            f"Check the password file (variable {PASSWORD_VARIABLE} or .vault-password-{environment}).",
+            Exit.BAD_CONFIGURATION,
+        )
+    return answer.stdout
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise Failure(f"{path} is not YAML: {error}", code=Exit.BAD_CONFIGURATION) from error
+    if not isinstance(values, dict):
+        raise Failure(f"{path} must be a mapping of names to values.", code=Exit.BAD_CONFIGURATION)
+    unknown = sorted(set(values) - set(SECRETS))
+    if unknown:
+        raise Failure(
+            f"{path}: unknown secret {', '.join(unknown)}.",
+            f"Known: {', '.join(sorted(SECRETS))}.",
+            Exit.BAD_CONFIGURATION,
+        )
+    return values
+
+
+def _dump(values: Mapping[str, Any]) -> str:
+    return yaml.safe_dump({name: values[name] for name in SECRETS if name in values}, sort_keys=False)
+
+
+def _store(environment: str, values: Mapping[str, Any]) -> None:
+    path = vault_path(environment)
+    if environment == LAB_ENVIRONMENT:
+        _write_private(path, _dump(values))
+        return
+    arguments = _password_arguments(environment)
+    with tempfile.TemporaryDirectory(prefix="longhaul-vault-") as directory:  # mode 0700
+        draft = Path(directory) / "vault.yml"
+        _write_private(draft, _dump(values))
+        subprocess.run(
+            [tool("ansible-vault"), "encrypt", *arguments, str(draft)], cwd=ROOT, check=True, capture_output=True
+        )
+        _write_private(path, draft.read_text())
+
+
+def _write_private(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(text)
+    temporary.replace(path)

@@ -1,0 +1,149 @@
+"""What runs where: hosts, services and versions, and what balancers, database and storage say of each other."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ops.cli import task
+from ops.environment import Environment, Host
+from ops.errors import Failure
+
+UNITS = {
+    "loadbalancers": ["haproxy.service", "keepalived.service"],
+    "web": ["longhaul-web.service"],
+    "workers": ["longhaul-worker.service", "longhaul-processor.socket"],
+    "database": ["etcd.service", "patroni.service"],
+    "storage": ["swift-proxy.service", "swift-account.service", "swift-container.service", "swift-object.service"],
+}
+PROBE = Path(__file__).with_name("status_probe.py")
+ANSWER_SECONDS = 20
+
+
+@dataclass
+class HostStatus:
+    """What a host said of itself, and what is wrong with it in words; `said` is empty if it did not answer."""
+
+    name: str
+    address: str
+    groups: list[str]
+    said: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def status(environment: Environment) -> list[HostStatus]:
+    """Ask all hosts at once, each with one command by SSH."""
+    hosts = list(environment.hosts.values())
+    with ThreadPoolExecutor(max_workers=len(hosts) or 1) as pool:
+        found = list(pool.map(lambda host: _ask(environment, host), hosts))
+    _judge_address(environment, found)
+    return found
+
+
+def _units(host: Host) -> list[str]:
+    return [unit for group, units in UNITS.items() if group in host.groups for unit in units]
+
+
+def _ask(environment: Environment, host: Host) -> HostStatus:
+    functions = sorted(group for group in host.groups if group in UNITS or group in {"monitoring", "backup"})
+    result = HostStatus(host.name, host.address, functions)
+    command = ["sudo", "-n", "python3", "-c", PROBE.read_text(), host.name, ",".join(functions), ",".join(_units(host))]
+    try:
+        with environment.connection(host) as connection:
+            answer = connection.run(shlex.join(command), hide=True, warn=True, timeout=ANSWER_SECONDS)
+    except Failure:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever SSH meets, the host is shown as not reachable, with the reason
+        result.problems.append(f"not reachable: {str(error) or type(error).__name__}")
+        return result
+    if answer.return_code != 0:
+        result.problems.append(f"did not answer: {answer.stderr.strip()[-200:]}")
+        return result
+    result.said = json.loads(answer.stdout)
+    result.problems += _problems(result.said)
+    return result
+
+
+def _problems(said: dict[str, Any]) -> list[str]:
+    found = [f"{unit} is {state}" for unit, state in said["units"].items() if state != "active"]
+    if said["drained"]:
+        found.append("drained (/var/lib/longhaul/drain exists)")
+    balanced = said.get("balanced", {})
+    if isinstance(balanced, str):
+        found.append(f"HAProxy: {balanced}")
+    else:
+        found += [f"HAProxy sees {server} as {state}" for server, state in balanced.items() if state != "UP"]
+    members = said.get("members", {})
+    if isinstance(members, str):
+        found.append(f"Patroni: {members}")
+    else:
+        found += [
+            f"Patroni sees {member} as {state}"
+            for member, state in members.items()
+            if state.split()[-1] not in {"running", "streaming"}
+        ]
+        if members and not any(state.startswith("leader") for state in members.values()):
+            found.append("Patroni: there is no leader")
+    if said.get("storage", "OK") != "OK":
+        found.append(f"Swift: {said['storage']}")
+    return found
+
+
+def _judge_address(environment: Environment, found: list[HostStatus]) -> None:
+    """The public address must be on one load balancer of each data centre, no more."""
+    for balancer in environment.group("loadbalancers"):
+        address = balancer.variables.get("public_address")
+        holders = [host.name for host in found if address in host.said.get("addresses", [])]
+        peers = [
+            peer.name for peer in environment.group("loadbalancers") if peer.variables.get("public_address") == address
+        ]
+        mine = next(host for host in found if host.name == balancer.name)
+        if mine.said and balancer.name == peers[0] and len(holders) != 1:
+            mine.problems.append(f"{address} is on {', '.join(holders) or 'no load balancer'}")
+
+
+@task(name="status", help={"env": "environment to look at", "json": "as JSON, for programs"})
+def show(_context: object, env: str = "lab", json_: bool = False) -> None:
+    """Show hosts, services and versions; fails if any is wrong."""
+    environment = Environment.named(env)
+    found = status(environment)
+    if json_:
+        sys.stdout.write(json.dumps([asdict(host) for host in found], indent=2) + "\n")
+    else:
+        Console().print(_table(environment, found))
+    wrong = [host.name for host in found if host.problems]
+    if wrong:
+        raise Failure(
+            f"Not as it should be: {', '.join(wrong)}.", "The table says what; `journalctl -u UNIT` there, why."
+        )
+
+
+def _table(environment: Environment, found: list[HostStatus]) -> Table:
+    table = Table(
+        "host", "address", "functions", "release", "services", "notes", title=f"environment {environment.name}"
+    )
+    addresses = {str(host.variables.get("public_address")) for host in environment.hosts.values()}
+    for host in found:
+        units = host.said.get("units", {})
+        active = sum(state == "active" for state in units.values())
+        notes = [f"holds {address}" for address in sorted(addresses & set(host.said.get("addresses", [])))]
+        members = host.said.get("members", {})
+        if isinstance(members, dict) and members.get(host.name, "").startswith("leader"):
+            notes.append("database primary")
+        table.add_row(
+            host.name,
+            host.address,
+            " ".join(host.groups),
+            host.said.get("release", ""),
+            f"{active}/{len(units)}" if host.said else "?",
+            "\n".join([*notes, *(f"[red]{problem}[/]" for problem in host.problems)]),
+        )
+    return table

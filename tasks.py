@@ -1,0 +1,45 @@
+"""The tasks of `./inv --list`: composes the collections of ops/, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke import Collection, Task
+
+import ops.access
+import ops.app
+import ops.bootstrap
+import ops.deploy
+import ops.docs
+import ops.lab.tasks
+import ops.requirements
+import ops.roles
+import ops.secret_tasks
+import ops.status
+import ops.testing
+
+
+def _collection(name: str, *tasks: Task[Any]) -> Collection:
+    collection = Collection(name)
+    for task in tasks:
+        collection.add_task(task)
+    return collection
+
+
+namespace = Collection()
+namespace.add_task(ops.deploy.deploy)
+namespace.add_task(ops.deploy.build)
+namespace.add_task(ops.deploy.provision)
+namespace.add_task(ops.access.show)
+namespace.add_task(ops.status.show)
+namespace.add_task(ops.testing.run_tests)
+namespace.add_task(ops.testing.lint)
+namespace.add_collection(_collection("app", ops.app.run, ops.app.frontend))
+namespace.add_collection(_collection("app", ops.app.run, ops.app.frontend))
+namespace.add_collection(ops.lab.tasks.namespace)
+namespace.add_collection(_collection("docs", ops.docs.build, ops.docs.check))
+namespace.add_collection(_collection("host", ops.bootstrap.bootstrap))
+namespace.add_collection(ops.lab.tasks.namespace)
+namespace.add_collection(_collection("requirements", ops.requirements.lock))
+namespace.add_collection(_collection("role", ops.roles.run_test))
+namespace.add_collection(_collection("secrets", ops.secret_tasks.init, ops.secret_tasks.edit, ops.secret_tasks.rotate))
