@@ -1,0 +1,261 @@
+#!/usr/bin/python3
+"""Ansible module: the configuration that a Patroni cluster keeps in etcd, and restarts that it asks for."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Callable
+from http.client import HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: patroni_cluster
+short_description: Set the configuration of a Patroni cluster
+description:
+  - Waits until the cluster has a leader and the given members run. Then makes the configuration in etcd equal to
+    O(config), if it differs. Keys in O(keep) belong to other procedures and stay as they are.
+  - Parameters that need a restart leave members waiting for it. Unless O(restart_pending) is set, the module only
+    warns. With it, waiting members are restarted one at a time, replicas first; a waiting leader first hands over to
+    a replica in a planned switchover.
+  - In check mode nothing is changed, and a cluster that is not there yet counts as a change.
+options:
+  url:
+    description: Patroni's interface on this member.
+    type: str
+    required: true
+  password:
+    description: Password of the interface's user V(patroni).
+    type: str
+    required: true
+  config:
+    description: The wanted configuration.
+    type: dict
+    required: true
+  keep:
+    description: Keys on the first level that are left alone.
+    type: list
+    elements: str
+    default: [pause, standby_cluster]
+  members:
+    description: Members that must run.
+    type: list
+    elements: str
+    required: true
+  restart_pending:
+    description: Restart members that wait for it.
+    type: bool
+    default: false
+  timeout:
+    description: Longest wait for each state of the cluster, in seconds.
+    type: int
+    default: 180
+  pki:
+    description: Directory of ca.crt, host.crt and host.key.
+    type: path
+    default: /etc/longhaul/pki
+author: [The Longhaul authors]
+"""
+
+EXAMPLES = r"""
+- name: Set the cluster's configuration
+  patroni_cluster:
+    url: https://data1:8008
+    password: "{{ postgresql_rest_password }}"
+    config: {ttl: 20, loop_wait: 5, retry_timeout: 5}
+    members: [data1, data2, data3]
+"""
+
+RETURN = r"""
+leader:
+  description: Name of the leader at the end.
+  type: str
+  returned: when the cluster answers
+restarted:
+  description: Members that were restarted, in order.
+  type: list
+  elements: str
+  returned: when the cluster answers
+"""
+
+LEADERS = ("leader", "standby_leader")
+RUNNING = ("running", "streaming")
+# One answer: a restart or a switchover answers when it is done.
+ANSWER_SECONDS = 120
+
+
+class RefusedError(Exception):
+    """Patroni answered that it does not do it."""
+
+
+class Interface:
+    """Patroni's REST interface, with this host's certificate."""
+
+    def __init__(self, url: str, password: str, pki: str) -> None:
+        self.url = url
+        self._authorization = "Basic " + b64encode(f"patroni:{password}".encode()).decode()
+        self._tls = ssl.create_default_context(cafile=f"{pki}/ca.crt")
+        self._tls.load_cert_chain(f"{pki}/host.crt", f"{pki}/host.key")
+
+    def ask(self, path: str, method: str = "GET", body: Any = None, url: str | None = None) -> Any:
+        """The answer's JSON, or its text. Raises OSError without an answer and RefusedError for a refusal."""
+        place = urlsplit(url or self.url).netloc
+        connection = HTTPSConnection(place, timeout=ANSWER_SECONDS, context=self._tls)
+        headers = {"Authorization": self._authorization, "Content-Type": "application/json"}
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+        except HTTPException as error:
+            raise OSError(f"{place} broke off its answer to {method} {path}") from error
+        finally:
+            connection.close()
+        if answer.status >= 300:
+            raise RefusedError(f"Patroni on {place} refused {method} {path}: {answer.status} {text}")
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    def members(self) -> dict[str, dict[str, Any]]:
+        """State of each member by name."""
+        return {member["name"]: member for member in self.ask("/cluster")["members"]}
+
+
+def leader_of(members: dict[str, dict[str, Any]]) -> str | None:
+    """Name of the running leader."""
+    names = [name for name, member in members.items() if member["role"] in LEADERS and member["state"] in RUNNING]
+    return names[0] if names else None
+
+
+def settled(members: dict[str, dict[str, Any]], expected: list[str]) -> bool:
+    """Whether there is a leader and every expected member follows it or is it."""
+    return leader_of(members) is not None and all(
+        name in members and members[name]["state"] == ("running" if members[name]["role"] in LEADERS else "streaming")
+        for name in expected
+    )
+
+
+class Cluster:
+    """The cluster as this module sees and changes it."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.parameters = module.params
+        self.interface = Interface(module.params["url"], module.params["password"], module.params["pki"])
+
+    def wait(self, what: str, reached: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
+        """Members, once `reached` holds for them; fails the module when it does not in time."""
+        deadline = time.monotonic() + self.parameters["timeout"]
+        last: object = "no answer"
+        while time.monotonic() < deadline:
+            try:
+                members = self.interface.members()
+            except (OSError, RefusedError) as error:
+                last = error
+            else:
+                if reached(members):
+                    return members
+                last = members
+            time.sleep(1)
+        self.module.fail_json(
+            msg=f"Patroni did not reach this in {self.parameters['timeout']} s: {what}. Last seen: {last}. "
+            "See `patronictl -c /etc/patroni/config.yml list` and `journalctl -u patroni` on the members."
+        )
+        raise AssertionError  # fail_json ends the program
+
+    def wait_settled(self) -> dict[str, dict[str, Any]]:
+        """Members, once all expected ones run and follow a leader."""
+        expected = self.parameters["members"]
+        return self.wait(f"a leader, and {', '.join(expected)} running", lambda seen: settled(seen, expected))
+
+    def restart_waiting(self) -> list[str]:
+        """Restart all members that wait for it, replicas first; returns their names in order."""
+        done: list[str] = []
+        while True:
+            members = self.wait_settled()
+            waiting = sorted(
+                (name for name, member in members.items() if member.get("pending_restart") and name not in done),
+                key=lambda name: members[name]["role"] in LEADERS,
+            )
+            if not waiting:
+                return done
+            name = waiting[0]
+            if members[name]["role"] == "leader" and len(members) > 1:
+                self.hand_over(name)
+            self.interface.ask("/restart", "POST", {}, members[name]["api_url"].removesuffix("/patroni"))
+            self.wait(f"{name} restarted", lambda seen, name=name: not seen[name].get("pending_restart"))
+            done.append(name)
+
+    def hand_over(self, leader: str) -> None:
+        """Make another member the leader, without losing anything."""
+        self.interface.ask("/switchover", "POST", {"leader": leader})
+        self.wait(f"a leader other than {leader}", lambda seen: leader_of(seen) not in (None, leader))
+        self.wait_settled()
+
+
+def main() -> None:
+    """Set the configuration and do the restarts that are allowed."""
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "password": {"type": "str", "required": True, "no_log": True},
+            "config": {"type": "dict", "required": True},
+            "keep": {"type": "list", "elements": "str", "default": ["pause", "standby_cluster"], "no_log": False},
+            "members": {"type": "list", "elements": "str", "required": True},
+            "restart_pending": {"type": "bool", "default": False},
+            "timeout": {"type": "int", "default": 180},
+            "pki": {"type": "path", "default": "/etc/longhaul/pki"},
+        },
+        supports_check_mode=True,
+    )
+    if module.check_mode:
+        try:
+            Interface(module.params["url"], module.params["password"], module.params["pki"]).members()
+        except (OSError, RefusedError):
+            module.exit_json(changed=True)
+    try:
+        run(module)
+    except (OSError, RefusedError) as error:
+        module.fail_json(msg=str(error))
+
+
+def run(module: AnsibleModule) -> None:
+    """Compare the configuration, set it, restart who waits for it."""
+    cluster = Cluster(module)
+    members = cluster.wait_settled()
+    present = cluster.interface.ask("/config")
+    kept = {key: present[key] for key in module.params["keep"] if key in present}
+    wanted = {**module.params["config"], **kept}
+    changed = present != wanted
+    if changed and not module.check_mode:
+        cluster.interface.ask("/config", "PUT", wanted)
+        # Members read it in their next loop, and only then know whether they need a restart.
+        time.sleep(wanted["loop_wait"] + 1)
+        members = cluster.wait_settled()
+    waiting = sorted(name for name, member in members.items() if member.get("pending_restart"))
+    restarted: list[str] = []
+    if waiting and module.params["restart_pending"] and not module.check_mode:
+        restarted = cluster.restart_waiting()
+    elif waiting:
+        module.warn(
+            f"Parameters that need a restart wait on {', '.join(waiting)}: run with postgresql_restart_pending=true."
+        )
+    module.exit_json(
+        changed=changed or bool(waiting and module.params["restart_pending"]),
+        diff={
+            "before": json.dumps(present, indent=2, sort_keys=True) + "\n",
+            "after": json.dumps(wanted, indent=2, sort_keys=True) + "\n",
+        },
+        leader=leader_of(members),
+        restarted=restarted,
+    )
+
+
+if __name__ == "__main__":
+    main()

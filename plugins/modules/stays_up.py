@@ -1,0 +1,100 @@
+#!/usr/bin/python3
+"""Ansible module: wait until systemd units have been up for a while without a restart, or show why they are not."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: stays_up
+short_description: Prove that systemd units stay up
+description:
+  - Succeeds when every unit is active and has neither restarted nor changed its main process for a while. Fails with
+    the last lines of the journal of each unit that does not.
+  - Never changes anything. In check mode it only succeeds, because the units may not be there yet.
+options:
+  units:
+    description: Names of the units, with their suffixes.
+    type: list
+    elements: str
+    required: true
+  seconds:
+    description: How long the units must be up without an incident, in seconds.
+    type: float
+    default: 2
+  timeout:
+    description: How long they may take to get there, in seconds.
+    type: float
+    default: 30
+author: [The Longhaul authors]
+"""
+
+EXAMPLES = r"""
+- name: Prove that the service stays up
+  stays_up:
+    units: [ssh.service]
+"""
+
+RETURN = r"""
+states:
+  description: What systemd said of each unit at the end.
+  type: dict
+  returned: always
+"""
+
+PROPERTIES = ("ActiveState", "SubState", "Result", "MainPID", "NRestarts")
+JOURNAL_LINES = 30
+
+
+def states(units: list[str]) -> dict[str, dict[str, str]]:
+    """The properties of each unit, as systemctl prints them."""
+    command = ["systemctl", "show", f"--property={','.join(PROPERTIES)}", "--", *units]
+    blocks = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split("\n\n")
+    return {
+        unit: dict(line.split("=", 1) for line in block.splitlines()) for unit, block in zip(units, blocks, strict=True)
+    }
+
+
+def journal(unit: str) -> str:
+    """The last lines that a unit logged."""
+    command = ["journalctl", "--no-pager", "--output=short-precise", f"--lines={JOURNAL_LINES}", f"--unit={unit}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def main() -> None:
+    """Watch the units until they were quiet for long enough or the time is over."""
+    module = AnsibleModule(
+        argument_spec={
+            "units": {"type": "list", "elements": "str", "required": True},
+            "seconds": {"type": "float", "default": 2},
+            "timeout": {"type": "float", "default": 30},
+        },
+        supports_check_mode=True,
+    )
+    if module.check_mode:
+        module.exit_json(changed=False, states={})
+    units = module.params["units"]
+    deadline = time.monotonic() + module.params["timeout"] + module.params["seconds"]
+    seen = states(units)
+    quiet_since = time.monotonic()
+    while True:
+        up = all(state["ActiveState"] == "active" for state in seen.values())
+        if up and time.monotonic() - quiet_since >= module.params["seconds"]:
+            module.exit_json(changed=False, states=seen)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+        now = states(units)
+        if now != seen or not up:
+            quiet_since = time.monotonic()
+        seen = now
+    down = [unit for unit, state in seen.items() if state["ActiveState"] != "active"] or units
+    lines = [f"{unit} is {seen[unit]}; its journal:\n{journal(unit)}" for unit in down]
+    module.fail_json(msg=f"Does not stay up: {', '.join(down)}.\n" + "\n".join(lines), states=seen)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""What the cluster promises to Patroni and to the operators' locks, on three members."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+from testinfra.host import Host
+
+ANSWER_SECONDS = 20
+
+
+def etcdctl(host: Host, arguments: str) -> str:
+    """Output of etcdctl as operators run it; the member's journal if it fails."""
+    result = host.run(f"longhaul-etcdctl {arguments}")
+    assert result.rc == 0, result.stderr + host.run("journalctl -u etcd -n 30 --no-pager").stdout
+    return result.stdout.strip()
+
+
+def through(name: str) -> str:
+    """The option that asks one member only."""
+    return f"--endpoints=https://{name}:2379"
+
+
+def member_ids(host: Host) -> dict[str, int]:
+    """Id of each member by name."""
+    return {member["name"]: member["ID"] for member in json.loads(etcdctl(host, "-w json member list"))["members"]}
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds; it must do so in seconds."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+
+
+def restart_of(host: Host) -> tuple[int, int]:
+    """When the member went away last and when it was back, in microseconds; all lab hosts have the machine's clock."""
+    shown = host.run("systemctl show etcd -p ActiveExitTimestampMonotonic -p ActiveEnterTimestampMonotonic").stdout
+    values = dict(line.split("=") for line in shown.split())
+    return int(values["ActiveExitTimestampMonotonic"]), int(values["ActiveEnterTimestampMonotonic"])
+
+
+@contextmanager
+def stopped(*members: Host) -> Iterator[None]:
+    """Without these members; they are back afterwards."""
+    for member in members:
+        assert member.run("systemctl stop etcd").rc == 0
+    try:
+        yield
+    finally:
+        for member in members:
+            # A start is over when there is a majority again, so one must not wait for the next.
+            member.run("systemctl start --no-block etcd")
+        for member in members:
+            eventually(lambda member=member: member.run("systemctl is-active etcd").rc == 0)
+
+
+def test_member_reads_what_another_wrote(hosts: Mapping[str, Host], host: Host, variables: Mapping[str, Any]) -> None:
+    """A key written through the first member is read through each."""
+    writer, reader = variables["etcd_members"][0], variables["inventory_hostname"]
+    etcdctl(hosts[writer], f"{through(writer)} put /test/key for-{reader}")
+    assert etcdctl(host, f"{through(reader)} get --print-value-only /test/key") == f"for-{reader}"
+
+
+def test_all_members_are_known(host: Host, variables: Mapping[str, Any]) -> None:
+    """The cluster consists of the members of the inventory."""
+    assert sorted(member_ids(host)) == sorted(variables["etcd_members"])
+
+
+def test_client_needs_a_certificate(hosts: Mapping[str, Host]) -> None:
+    """The server's certificate is good, but nobody gets in without one of his own, or without TLS."""
+    client = hosts["data1"]
+    ca = "--cacert=/etc/longhaul/pki/ca.crt"
+    pair = "--cert=/etc/longhaul/pki/host.crt --key=/etc/longhaul/pki/host.key"
+    assert client.run(f"etcdctl {through('data2')} {ca} {pair} get /test/key").rc == 0
+    assert client.run(f"etcdctl {through('data2')} {ca} --command-timeout=3s get /test/key").rc != 0
+    assert client.run("etcdctl --endpoints=http://data2:2379 --command-timeout=3s get /test/key").rc != 0
+
+
+def test_member_uses_the_policy(host: Host, variables: Mapping[str, Any]) -> None:
+    """The running process has the times of the policy."""
+    pid = host.run("systemctl show -P MainPID etcd").stdout.strip()
+    environment = host.run(f"tr '\\0' '\\n' < /proc/{pid}/environ").stdout.splitlines()
+    assert f"ETCD_HEARTBEAT_INTERVAL={variables['policy_etcd_heartbeat_milliseconds']}" in environment
+    assert f"ETCD_ELECTION_TIMEOUT={variables['policy_etcd_election_milliseconds']}" in environment
+
+
+def test_two_of_three_serve(hosts: Mapping[str, Host]) -> None:
+    """Without one member the others write and read, and it catches up when it is back."""
+    with stopped(hosts["data3"]):
+        etcdctl(hosts["data1"], "put /test/majority kept")
+        assert etcdctl(hosts["data2"], "get --print-value-only /test/majority") == "kept"
+    assert etcdctl(hosts["data3"], f"{through('data3')} get --print-value-only /test/majority") == "kept"
+
+
+def test_one_of_three_does_not_serve(hosts: Mapping[str, Host]) -> None:
+    """A minority neither acknowledges a write nor answers a read; what becomes of the write later is open."""
+    with stopped(hosts["data2"], hosts["data3"]):
+        for command in ("put /test/minority unknown", "get /test/majority"):
+            result = hosts["data1"].run(f"longhaul-etcdctl {through('data1')} --command-timeout=3s {command}")
+            assert result.rc != 0, f"{command} succeeded without a majority"
+
+
+def test_killed_member_comes_back(hosts: Mapping[str, Host]) -> None:
+    """A member that dies is started again, with its data and its id."""
+    before = member_ids(hosts["data1"])
+    pid = hosts["data2"].run("systemctl show -P MainPID etcd").stdout.strip()
+    assert hosts["data2"].run(f"kill -9 {pid}").rc == 0
+    eventually(lambda: hosts["data2"].run(f"longhaul-etcdctl {through('data2')} get /test/majority").rc == 0)
+    assert member_ids(hosts["data1"]) == before
+
+
+def test_members_restart_one_at_a_time(hosts: Mapping[str, Host], inventory: Any, ansible: Any) -> None:
+    """A changed configuration restarts all members; at no time is more than one of them away."""
+    before = {name: restart_of(host) for name, host in hosts.items()}
+    ansible.converge(etcd_compaction_hours=inventory.variables("data1")["etcd_compaction_hours"] + 1)
+    absences = sorted(restart_of(host) for host in hosts.values())
+    assert not set(absences) & set(before.values()), "a member was not restarted"
+    for (_, back), (gone, _) in pairwise(absences):
+        assert back < gone, f"two members were away at once: {absences}"
+
+
+def test_member_that_lost_its_data_is_replaced(hosts: Mapping[str, Host], inventory: Any, ansible: Any) -> None:
+    """An empty member gets a new id, because the old one has promised things, and then all data."""
+    before = member_ids(hosts["data1"])
+    hosts["data3"].run("systemctl stop etcd")
+    directory = inventory.variables("data3")["etcd_data_directory"]
+    assert hosts["data3"].run(f"rm -r {directory}").rc == 0
+    ansible.converge()
+    after = member_ids(hosts["data1"])
+    assert sorted(after) == sorted(before)
+    assert after["data3"] != before["data3"]
+    assert {name: after[name] for name in ("data1", "data2")} == {name: before[name] for name in ("data1", "data2")}
+    assert etcdctl(hosts["data3"], f"{through('data3')} get --print-value-only /test/majority") == "kept"
+
+
+def test_member_restarts_into_the_same_cluster(hosts: Mapping[str, Host]) -> None:
+    """An orderly restart keeps the member's id; the file of the first start is not read again."""
+    before = member_ids(hosts["data1"])
+    assert hosts["data3"].run("systemctl restart etcd").rc == 0
+    assert member_ids(hosts["data1"]) == before
