@@ -1,0 +1,1 @@
+"""Measurements that the documentation quotes, each by a command of its own."""

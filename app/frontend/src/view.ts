@@ -1,0 +1,28 @@
+/** One upload as `GET /api/events` tells it; made by `longhaul/views.py`, which documents each field. */
+export interface View {
+  id: string;
+  state: string;
+  active: boolean;
+  gone: boolean;
+  filename: string;
+  page_url: string;
+  size_text: string;
+  created: string;
+  created_text: string;
+  state_text: string;
+  hint: string;
+  upload_percent: number;
+  upload_text: string;
+  process_percent: number | null;
+  process_text: string;
+  can_retry: boolean;
+  can_remove: boolean;
+}
+
+/** What this window knows of a file that it is sending itself. */
+export interface Sending {
+  phase: "waiting" | "sending" | "paused" | "reconnecting" | "failed";
+  percent: number;
+  text: string;
+  hint: string;
+}

@@ -1,0 +1,323 @@
+"""The transactions that decide about the processing of uploads.
+
+1. Each run of a processor is an attempt with an id of its own, under which its results are stored.
+2. Beginning an attempt supersedes the one before: at most one attempt of an upload is `running`.
+3. Results are published by one transaction that finds its attempt still running and the upload still processing. So a
+   job that ran twice, because a worker was thought dead and was not, publishes once.
+4. Each transaction may run twice (its outcome can be unknown after a lost connection) and gives the same answer.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from procrastinate import PsycopgConnector
+from procrastinate.jobs import Job
+from procrastinate.manager import JobManager
+from psycopg.types.json import Jsonb
+
+from longhaul import logs
+from longhaul.database import Connection, Database
+from longhaul.uploads.core import QUEUE, TASK
+from longhaul.uploads.model import Upload
+
+log = logs.get(__name__)
+
+PATIENCE_SECONDS = 600.0
+"""How long a worker waits for a database that is away before it gives the job up: results are worth waiting for."""
+INTERRUPTIONS = 10
+"""An attempt that never ended (a worker died, or handed it back) may be repeated this often by one job. More means that
+the job itself takes its worker down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A run of a processor on `upload`, which is its row as it was at the beginning."""
+
+    id: uuid.UUID
+    number: int
+    upload: Upload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A file that a processor made, in the store as `object_name`; size in bytes, digests per MiB."""
+
+    id: uuid.UUID
+    name: str
+    size: int
+    sha256: str
+    content_type: str
+    digests: bytes
+    object_name: str
+
+
+def result_prefix(upload_id: str) -> str:
+    """What the object names of all results of an upload begin with."""
+    return f"results/{upload_id}/"
+
+
+def result_object(upload_id: str, attempt_id: uuid.UUID, result_id: uuid.UUID) -> str:
+    """Object name of a result; `parse_result_object` reads it back."""
+    return f"{result_prefix(upload_id)}{attempt_id.hex}/{result_id.hex}"
+
+
+def parse_result_object(name: str) -> tuple[str, uuid.UUID, uuid.UUID]:
+    """Upload, attempt and result id of an object name. Raises ValueError if it is not a result's."""
+    folder, upload_id, attempt, result = name.split("/")
+    if folder != "results":
+        raise ValueError(f"{name!r} is not a result")
+    return upload_id, uuid.UUID(hex=attempt), uuid.UUID(hex=result)
+
+
+class Attempts:
+    """Attempts and results as recorded in the database."""
+
+    def __init__(self, database: Database, *, worker: str, patience: float = PATIENCE_SECONDS) -> None:
+        """`worker` is this host's name; a database that is away is waited for up to `patience` seconds."""
+        self._database = database
+        self._worker = worker
+        self._patience = patience
+        # Never opened: jobs are inserted on the connection of the transaction at hand.
+        self._jobs = JobManager(PsycopgConnector())
+
+    async def begin(self, upload_id: str, job_id: int) -> Attempt | None:
+        """Begin a new attempt and supersede the one before; None if the upload needs no processing (any more).
+
+        An upload whose job was interrupted too often fails here. Raises DatabaseUnavailable.
+        """
+        attempt_id = uuid.uuid4()
+
+        async def work(connection: Connection) -> Attempt | None:
+            upload = await _locked(connection, upload_id)
+            if upload is None or upload.state not in ("queued", "processing"):
+                return None
+            cursor = await connection.execute("select number from attempts where id = %s", (attempt_id,))
+            if (row := await cursor.fetchone()) is not None:  # an earlier try of this call was committed
+                return Attempt(id=attempt_id, number=row["number"], upload=upload)
+            await connection.execute(
+                "update attempts set state = 'superseded', finished_at = now()"
+                " where upload_id = %s and state = 'running'",
+                (upload_id,),
+            )
+            cursor = await connection.execute(
+                "select count(*) as interrupted from attempts"
+                " where upload_id = %s and job_id = %s and state = 'superseded' and error is null",
+                (upload_id, job_id),
+            )
+            if (await _first(cursor))["interrupted"] >= INTERRUPTIONS:
+                await _end(connection, upload_id, "failed", error="The processing was interrupted again and again.")
+                return None
+            cursor = await connection.execute(
+                "insert into attempts (id, upload_id, number, job_id, worker)"
+                " select %s, %s, coalesce(max(number), 0) + 1, %s, %s from attempts where upload_id = %s"
+                " returning number",
+                (attempt_id, upload_id, job_id, self._worker, upload_id),
+            )
+            number = (await _first(cursor))["number"]
+            await connection.execute(
+                "update uploads set state = 'processing', error = null, progress = %s where id = %s",
+                (Jsonb({"fraction": 0.0, "message": "Starting"}), upload_id),
+            )
+            return Attempt(id=attempt_id, number=number, upload=upload)
+
+        return await self._database.retrying(work, seconds=self._patience)
+
+    async def report(self, attempt: Attempt, fraction: float, message: str) -> bool:
+        """Show how far the attempt is; False if it is no longer the current one and should stop.
+
+        Raises DatabaseUnavailable at once: the next report is soon.
+        """
+
+        async def work(connection: Connection) -> bool:
+            cursor = await connection.execute(
+                "update uploads set progress = %s where id = %s and state = 'processing'"
+                " and exists (select from attempts where id = %s and state = 'running')",
+                (Jsonb({"fraction": round(fraction, 4), "message": message}), attempt.upload.id, attempt.id),
+            )
+            return cursor.rowcount == 1
+
+        return await self._database.transaction(work)
+
+    async def publish(
+        self, attempt: Attempt, *, sha256: str, media_type: str | None, results: Sequence[Result]
+    ) -> bool:
+        """Make the results visible and the upload done; False if another attempt or the user decided otherwise."""
+
+        async def work(connection: Connection) -> bool:
+            if not await self._is_current(connection, attempt):
+                return await self._was_published(connection, attempt)
+            for result in results:
+                await connection.execute(
+                    "insert into results (id, upload_id, attempt_id, name, size, sha256, content_type, digests,"
+                    " object_name) values (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                    (
+                        result.id,
+                        attempt.upload.id,
+                        attempt.id,
+                        result.name,
+                        result.size,
+                        result.sha256,
+                        result.content_type,
+                        result.digests,
+                        result.object_name,
+                    ),
+                )
+            await connection.execute(
+                "update attempts set state = 'done', finished_at = now() where id = %s", (attempt.id,)
+            )
+            await _end(
+                connection, attempt.upload.id, "done", attempt_id=attempt.id, sha256=sha256, detected_type=media_type
+            )
+            return True
+
+        return await self._database.retrying(work, seconds=self._patience)
+
+    async def fail(self, attempt: Attempt, error: str, *, sha256: str | None = None) -> bool:
+        """Record that the processing failed, with a text for the user; False if the attempt is not current any more."""
+
+        async def work(connection: Connection) -> bool:
+            if not await self._is_current(connection, attempt):
+                return False
+            await connection.execute(
+                "update attempts set state = 'failed', error = %s, finished_at = now() where id = %s",
+                (error, attempt.id),
+            )
+            await _end(connection, attempt.upload.id, "failed", error=error, sha256=sha256)
+            return True
+
+        return await self._database.retrying(work, seconds=self._patience)
+
+    async def give_back(self, attempt: Attempt, reason: str | None) -> bool:
+        """End the attempt without a verdict: the job runs again, here or elsewhere. False if it was not current.
+
+        Without a `reason` that lies outside of the job, it counts as one of the INTERRUPTIONS.
+        """
+
+        async def work(connection: Connection) -> bool:
+            if not await self._is_current(connection, attempt):
+                return False
+            await connection.execute(
+                "update attempts set state = 'superseded', error = %s, finished_at = now() where id = %s",
+                (reason, attempt.id),
+            )
+            await connection.execute(
+                "update uploads set state = 'queued', progress = null where id = %s", (attempt.upload.id,)
+            )
+            return True
+
+        return await self._database.retrying(work, seconds=self._patience)
+
+    async def retry(self, upload_id: str) -> Upload | None:
+        """Queue the processing of a failed upload again; None if it has not failed."""
+
+        async def work(connection: Connection) -> Upload | None:
+            cursor = await connection.execute(
+                "update uploads set state = 'queued', error = null, progress = null, finished_at = null"
+                " where id = %s and state = 'failed' returning *",
+                (upload_id,),
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                return None
+            job = await self._jobs.defer_job_async(
+                Job(
+                    queue=QUEUE,
+                    lock=None,
+                    queueing_lock=None,
+                    task_name=TASK,
+                    task_kwargs={"upload_id": upload_id, "request_id": logs.bound_ids().get("request_id")},
+                ),
+                connection=connection,
+            )
+            log.info("processing queued again", extra={"upload_id": upload_id, "job_id": job.id})
+            return Upload.from_row(row)
+
+        return await self._database.transaction(work)
+
+    async def results(self, upload: Upload) -> list[Result]:
+        """The published results, by name."""
+
+        async def work(connection: Connection) -> list[Result]:
+            cursor = await connection.execute(
+                "select * from results where attempt_id = %s order by name", (upload.attempt_id,)
+            )
+            return [_result(row) for row in await cursor.fetchall()]
+
+        if upload.attempt_id is None or upload.state.gone:
+            return []
+        return await self._database.transaction(work)
+
+    async def result(self, upload: Upload, name: str) -> Result | None:
+        """A published result by its name, or None."""
+        return next((result for result in await self.results(upload) if result.name == name), None)
+
+    async def states(self, attempts: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
+        """The state of each attempt that is known."""
+
+        async def work(connection: Connection) -> dict[uuid.UUID, str]:
+            # A write, because objects are deleted on the strength of it: a state that was read could still be lost with
+            # the primary.
+            cursor = await connection.execute(
+                "update attempts set state = state where id = any(%s) and state <> 'running' returning id, state",
+                (list(attempts),),
+            )
+            states = {row["id"]: row["state"] for row in await cursor.fetchall()}
+            cursor = await connection.execute(
+                "select id, state from attempts where id = any(%s) and state = 'running'", (list(attempts),)
+            )
+            return states | {row["id"]: row["state"] for row in await cursor.fetchall()}
+
+        return await self._database.retrying(work, seconds=self._patience)
+
+    async def _is_current(self, connection: Connection, attempt: Attempt) -> bool:
+        """Whether the attempt may still decide; locks the upload against all other decisions."""
+        upload = await _locked(connection, attempt.upload.id)
+        cursor = await connection.execute("select state from attempts where id = %s", (attempt.id,))
+        row = await cursor.fetchone()
+        return upload is not None and upload.state == "processing" and row is not None and row["state"] == "running"
+
+    async def _was_published(self, connection: Connection, attempt: Attempt) -> bool:
+        """Whether an earlier try of this very publication was committed; the write proves that it is on a quorum."""
+        cursor = await connection.execute(
+            "update uploads set server = server where id = %s and attempt_id = %s and state = 'done'",
+            (attempt.upload.id, attempt.id),
+        )
+        return cursor.rowcount == 1
+
+
+async def _locked(connection: Connection, upload_id: str) -> Upload | None:
+    cursor = await connection.execute("select * from uploads where id = %s for update", (upload_id,))
+    row = await cursor.fetchone()
+    return None if row is None else Upload.from_row(row)
+
+
+async def _end(
+    connection: Connection,
+    upload_id: str,
+    state: str,
+    *,
+    error: str | None = None,
+    attempt_id: uuid.UUID | None = None,
+    sha256: str | None = None,
+    detected_type: str | None = None,
+) -> None:
+    await connection.execute(
+        "update uploads set state = %s, error = %s, attempt_id = coalesce(%s, attempt_id),"
+        " sha256 = coalesce(%s, sha256), detected_type = coalesce(%s, detected_type), progress = null,"
+        " finished_at = now() where id = %s",
+        (state, error, attempt_id, sha256, detected_type, upload_id),
+    )
+
+
+async def _first(cursor: Any) -> dict[str, Any]:
+    row: dict[str, Any] | None = await cursor.fetchone()
+    assert row is not None, "the statement always gives one row"
+    return row
+
+
+def _result(row: dict[str, Any]) -> Result:
+    return Result(**{name: row[name] for name in Result.__slots__})

@@ -1,0 +1,329 @@
+"""One attempt: fetch and verify the file, run the processor, store the results, publish them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import mimetypes
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+
+from longhaul import logs
+from longhaul.database import DatabaseUnavailable
+from longhaul.processing.attempts import Attempt, Attempts, Result, result_object
+from longhaul.processing.processor import Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob
+from longhaul.processing.runner import Runner
+from longhaul.stores.content import hashing, store_file
+from longhaul.stores.interface import Corrupt, ObjectMissing, Store, StoreError
+from longhaul.uploads.core import Uploads
+from longhaul.uploads.model import Upload
+from longhaul.uploads.pieces import read_content
+
+log = logs.get(__name__)
+
+DEFAULT_PROCESSOR = "inspect_file"
+"""What is run for an upload whose metadata does not name a `processor`."""
+REPORT_SECONDS = 1.0
+"""How often progress is written to the database at most."""
+UNCHANGED_SECONDS = 5.0
+"""How often it is written when there is none."""
+RESULTS = 100
+"""Most results of one run."""
+# Shares of the whole that fetching the file and storing the results are shown as.
+FETCHING, STORING = 0.3, 0.05
+
+
+class NotNow(Exception):
+    """Something that the file cannot help (a store that is away, a full disk): run the job again later."""
+
+
+class Interrupted(NotNow):
+    """The run was ended from outside. Counted, in case it is the job itself that brings its host down."""
+
+
+class Superseded(Exception):
+    """Another attempt has begun, or the upload was deleted: nothing of this one is wanted any more."""
+
+
+class Failed(Exception):
+    """The processing failed for good; the text is for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Where the files of one attempt lie on this host."""
+
+    path: Path
+
+    @property
+    def input(self) -> Path:
+        """The uploaded file."""
+        return self.path / "input"
+
+    @property
+    def output(self) -> Path:
+        """Where the processor writes results."""
+        return self.path / "output"
+
+    @property
+    def scratch(self) -> Path:
+        """Where it may write anything else."""
+        return self.path / "scratch"
+
+    @classmethod
+    def make(cls, work: Path, attempt_id: uuid.UUID) -> Directory:
+        """Create it, shared with the group of `work`: the processor runs as another user of that group."""
+        directory = cls(work / attempt_id.hex)
+        directory.path.mkdir(mode=0o750)
+        directory.output.mkdir(mode=0o770)
+        directory.scratch.mkdir(mode=0o770)
+        return directory
+
+    def remove(self) -> None:
+        """Remove it with all that is in it; what cannot be removed is logged and left."""
+        shutil.rmtree(self.path, onexc=_log_leftover)
+
+
+def _log_leftover(_function: object, path: str, error: BaseException) -> None:
+    log.error("could not remove a job's file", extra={"path": path, "error": str(error)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobServices:
+    """What an attempt needs of its worker."""
+
+    uploads: Uploads
+    attempts: Attempts
+    store: Store
+    runner: Runner
+    work: Path
+
+
+async def process(services: JobServices, upload_id: str, job_id: int, request_id: str | None) -> None:
+    """Do what a job of the queue asks for, once, to a verdict: done or failed.
+
+    Raises NotNow if there is none and the job should run again. If it is cancelled, the upload is queued again first.
+    """
+    attempt = await services.attempts.begin(upload_id, job_id)
+    if attempt is None:
+        log.info("nothing to process: the upload is finished, deleted or was interrupted too often")
+        return
+    with logs.bound(attempt_id=attempt.id.hex):
+        log.info("attempt begins", extra={"number": attempt.number, "size": attempt.upload.size})
+        try:
+            await _attempt(services, attempt, job_id, request_id)
+        except Superseded:
+            log.info("attempt superseded")
+        except Failed as failure:
+            log.warning("processing failed", extra={"error": str(failure)})
+            await services.attempts.fail(attempt, str(failure))
+        except asyncio.CancelledError:
+            log.info("attempt handed back: the worker stops")
+            await services.attempts.give_back(attempt, None)
+            raise
+        except NotNow as reason:
+            log.warning("attempt put off", extra={"error": str(reason)})
+            await services.attempts.give_back(attempt, None if isinstance(reason, Interrupted) else str(reason))
+            raise
+        except DatabaseUnavailable as error:
+            # Nothing can be recorded either; the next attempt supersedes this one.
+            raise NotNow(str(error)) from error
+        except Exception:
+            log.exception("a mistake of the program ended the attempt")
+            await services.attempts.fail(attempt, "The processing broke because of a mistake in the program.")
+
+
+async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request_id: str | None) -> None:
+    try:
+        directory = Directory.make(services.work, attempt.id)
+    except OSError as error:
+        raise NotNow(f"{services.work}: {error.strerror}") from error
+    progress = _Progress(services.attempts, attempt)
+    job = ProcessorJob(
+        upload_id=attempt.upload.id,
+        job_id=job_id,
+        request_id=request_id,
+        processor=metadata_text(attempt.upload, "processor") or DEFAULT_PROCESSOR,
+        input=str(directory.input),
+        output=str(directory.output),
+        scratch=str(directory.scratch),
+        filename=attempt.upload.filename,
+    )
+
+    async def work() -> tuple[str, Outcome, list[Result]]:
+        sha256 = await _fetch(services, attempt.upload, directory, progress)
+        outcome = await _run(services.runner, job, progress)
+        return sha256, outcome, await _store_results(services.store, attempt, directory, progress)
+
+    try:
+        sha256, outcome, results = await _while_wanted(progress, work())
+        if not await services.attempts.publish(attempt, sha256=sha256, media_type=outcome.media_type, results=results):
+            # Its objects are left to upkeep, which knows for certain that nobody refers to them.
+            raise Superseded
+        log.info("results published", extra={"sha256": sha256, "results": [result.name for result in results]})
+    finally:
+        await asyncio.to_thread(directory.remove)
+
+
+async def _fetch(services: JobServices, upload: Upload, directory: Directory, progress: _Progress) -> str:
+    """Write the verified content to `input`; returns its SHA-256 in hexadecimal."""
+    loop = asyncio.get_running_loop()
+    digest = hashlib.sha256()
+    done = 0
+    pieces = await services.uploads.pieces(upload.id)
+    try:
+        with directory.input.open("wb") as file:
+            if upload.size:
+                # Takes the space at once: with several jobs on one disk, finding it full in the middle helps nobody.
+                os.posix_fallocate(file.fileno(), 0, upload.size)
+            async for block in read_content(services.store, pieces):
+                await loop.run_in_executor(hashing, digest.update, block)
+                await loop.run_in_executor(hashing, file.write, block)
+                done += len(block)
+                progress.show(FETCHING * done / upload.size, "Fetching the file")
+            directory.input.chmod(0o640)
+    except (Corrupt, ObjectMissing) as error:
+        log.error("stored content is damaged", extra={"error": str(error)})
+        raise Failed("The stored copy of this file is damaged. Upload the file again.") from error
+    except StoreError as error:
+        raise NotNow(f"store: {error}") from error
+    except OSError as error:
+        raise NotNow(f"{directory.input}: {error.strerror}") from error
+    if done != upload.size:
+        raise Failed(f"Only {done} of {upload.size} bytes of this file are stored. Upload the file again.")
+    log.info("file fetched and verified", extra={"sha256": digest.hexdigest()})
+    return digest.hexdigest()
+
+
+async def _run(runner: Runner, job: ProcessorJob, progress: _Progress) -> Outcome:
+    """Run the processor. Raises Failed, NotNow."""
+
+    def show(outcome: Outcome) -> None:
+        progress.show(FETCHING + (1 - FETCHING - STORING) * outcome.fraction, outcome.message)
+
+    try:
+        outcome = await runner.run(job, show)
+    except ProcessorInterrupted as error:
+        raise Interrupted(str(error)) from error
+    except ProcessorError as error:
+        raise NotNow(str(error)) from error
+    log.info("processor ended", extra={"processor": job.processor, "exit_code": outcome.exit_code})
+    if outcome.exit_code != 0:
+        raise Failed(failure_text(job.processor, outcome))
+    return outcome
+
+
+def failure_text(processor: str, outcome: Outcome) -> str:
+    """What the user reads of a run that failed."""
+    if outcome.error:
+        return outcome.error
+    if outcome.exit_code is not None and outcome.exit_code < 0:
+        return (
+            f"The program {processor} was stopped (signal {-outcome.exit_code}), probably because it needed more memory"
+            " than it may have."
+        )
+    return f"The program {processor} broke (exit code {outcome.exit_code}) without saying why; its log has the reason."
+
+
+async def _store_results(store: Store, attempt: Attempt, directory: Directory, progress: _Progress) -> list[Result]:
+    paths = sorted(path for path in directory.output.iterdir() if not path.name.startswith("."))
+    if len(paths) > RESULTS:
+        raise Failed(f"The program made {len(paths)} results; at most {RESULTS} are kept.")
+    results: list[Result] = []
+    for number, path in enumerate(paths):
+        progress.show(1 - STORING + STORING * number / len(paths), f"Storing {path.name}")
+        try:
+            result = await _store_result(store, attempt, path)
+        except StoreError as error:
+            raise NotNow(f"store: {error}") from error
+        except OSError as error:
+            log.warning("result left out", extra={"path": str(path), "error": error.strerror})
+        else:
+            results.append(result)
+    return results
+
+
+async def _store_result(store: Store, attempt: Attempt, path: Path) -> Result:
+    """Store one result. Raises OSError if it is not a plain file."""
+    # Opened once and read through that descriptor: a link, or a file that is swapped for one, must not make the worker
+    # publish what only the worker may read.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "not a plain file", str(path))
+        result_id = uuid.uuid4()
+        name = result_object(attempt.upload.id, attempt.id, result_id)
+        stored = await store_file(store, name, Path(f"/proc/self/fd/{descriptor}"))
+    finally:
+        os.close(descriptor)
+    return Result(
+        id=result_id,
+        name="".join(char if char.isprintable() and char not in "/\\" else "_" for char in path.name),
+        size=stored.size,
+        sha256=stored.sha256,
+        content_type=mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+        digests=stored.digests,
+        object_name=name,
+    )
+
+
+def metadata_text(upload: Upload, name: str) -> str | None:
+    """A value of the upload's metadata (base64 of UTF-8, as clients send it), or None."""
+    with contextlib.suppress(binascii.Error, UnicodeDecodeError):
+        return base64.b64decode(upload.metadata.get(name, ""), validate=True).decode() or None
+    return None
+
+
+class _Progress:
+    """The newest progress of an attempt, and its way into the database."""
+
+    def __init__(self, attempts: Attempts, attempt: Attempt) -> None:
+        self._attempts = attempts
+        self._attempt = attempt
+        self._shown = (0.0, "")
+
+    def show(self, fraction: float, message: str) -> None:
+        self._shown = (fraction, message)
+
+    async def keep_reporting(self) -> None:
+        """Write progress for as long as the attempt is wanted; returns when it is not any more."""
+        written, written_at = self._shown, 0.0
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            # Without news it is written now and then all the same, to learn whether the attempt is still wanted.
+            if self._shown == written and clock() - written_at < UNCHANGED_SECONDS:
+                continue
+            written, written_at = self._shown, clock()
+            try:
+                if not await self._attempts.report(self._attempt, *written):
+                    return
+            except DatabaseUnavailable as error:
+                log.debug("progress not written", extra={"error": str(error)})
+
+
+async def _while_wanted[T](progress: _Progress, work: Coroutine[None, None, T]) -> T:
+    """What `work` returns. While it runs its progress is reported; it is cancelled when nobody wants it any more.
+
+    Raises Superseded then.
+    """
+    running = asyncio.create_task(work)
+    reporting = asyncio.create_task(progress.keep_reporting())
+    try:
+        await asyncio.wait({running, reporting}, return_when=asyncio.FIRST_COMPLETED)
+        wanted = running.done()
+    finally:
+        for task in (running, reporting):
+            task.cancel()
+        await asyncio.wait({running, reporting})
+    if not wanted:
+        raise Superseded
+    return running.result()

@@ -1,0 +1,207 @@
+"""A processor's script as a child process, and the lines that tell how it is doing.
+
+The contract between application and scripts is written down for their authors in `app/processors/README.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from longhaul import logs
+
+log = logs.get(__name__)
+
+LINE_BYTES = 64 * 1024
+"""Longest line of progress; a longer one ends the run."""
+LEFTOVER_SECONDS = 5.0
+"""How long the output of an ended script may be held open by somebody who left its group."""
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class ProcessorError(Exception):
+    """The processor cannot be run here and now: this says nothing about the file. The text is for operators."""
+
+
+class ProcessorInterrupted(ProcessorError):
+    """The run was ended from outside, such as by a host that goes down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorJob:
+    """What a script is given. `input` is a file, `output` and `scratch` are directories."""
+
+    upload_id: str
+    job_id: int
+    request_id: str | None
+    processor: str
+    input: str
+    output: str
+    scratch: str
+    filename: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> bytes:
+        """The job as one line of JSON."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> ProcessorJob:
+        """The job of a line. Raises ProcessorError."""
+        try:
+            return cls(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise ProcessorError(f"not a job: {error}") from error
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run has said so far, and at its end how it ended: an exit code below 0 is the signal that killed it."""
+
+    fraction: float = 0.0
+    message: str = ""
+    media_type: str | None = None
+    error: str | None = None
+    exit_code: int | None = None
+
+    def take(self, line: bytes) -> bool:
+        """Note a line of progress; False if it is not one."""
+        try:
+            values = json.loads(line)
+        except ValueError:
+            return False
+        if not isinstance(values, dict):
+            return False
+        if isinstance(fraction := values.get("progress"), int | float):
+            self.fraction = min(1.0, max(0.0, float(fraction)))
+        if isinstance(message := values.get("message"), str):
+            self.message = message[:200]
+        if isinstance(media_type := values.get("media_type"), str):
+            self.media_type = media_type[:200]
+        if isinstance(error := values.get("error"), str):
+            self.error = error[:2000]
+        return True
+
+
+type OnProgress = Callable[[Outcome], None]
+
+
+def find_script(directory: Path, name: str) -> Path:
+    """The script of a processor. Raises ProcessorError naming those that exist."""
+    script = directory / f"{name}.py"
+    if not _NAME.fullmatch(name) or not script.is_file():
+        there = ", ".join(sorted(path.stem for path in directory.glob("*.py"))) or "none"
+        raise ProcessorError(f"there is no processor {name!r} in {directory} (there: {there})")
+    return script
+
+
+async def run_script(script: Path, job: ProcessorJob, on_line: Callable[[bytes], None]) -> int:
+    """Run the script to its end and return its exit code (below 0: killed by that signal).
+
+    `on_line` gets each line that it writes to standard output; what it writes to standard error is logged. If the
+    caller is cancelled, the script and everything it started are killed first. Raises ProcessorError if it cannot
+    start.
+    """
+    # Not asyncio's subprocesses: waiting for one of those also waits for all who inherited its pipes.
+    with tempfile.TemporaryFile() as given, contextlib.ExitStack() as stack:
+        given.write(job.line())
+        given.seek(0)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, str(script)],
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                cwd=job.scratch,
+                # Nothing of the worker's own settings and credentials.
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": job.scratch},
+                # A group of its own: children of the script end with it.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ProcessorError(f"cannot start {script}: {error}") from error
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # Not before the group was killed: the number stays the process's own until then.
+        stack.callback(process.wait)
+        stack.callback(_kill_group, process)
+        readers = asyncio.gather(
+            _relay(await _stream(process.stdout, stack), on_line, process),
+            _log_lines(await _stream(process.stderr, stack), script.stem),
+        )
+        stack.callback(readers.cancel)
+        await _ended(process, stack)
+        _kill_group(process)
+        try:
+            await asyncio.wait_for(readers, LEFTOVER_SECONDS)
+        except TimeoutError:
+            log.error("the script has left a process behind that still holds its output")
+        return process.wait()
+
+
+async def _stream(pipe: IO[bytes], stack: contextlib.ExitStack) -> asyncio.StreamReader:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=LINE_BYTES)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    stack.callback(transport.close)
+    return reader
+
+
+async def _ended(process: subprocess.Popen[bytes], stack: contextlib.ExitStack) -> None:
+    """Return when the process has ended, without taking its exit code yet."""
+    loop = asyncio.get_running_loop()
+    descriptor = os.pidfd_open(process.pid)
+    stack.callback(os.close, descriptor)
+    ended = asyncio.Event()
+    loop.add_reader(descriptor, ended.set)
+    stack.callback(loop.remove_reader, descriptor)
+    await ended.wait()
+
+
+async def _relay(
+    stream: asyncio.StreamReader, on_line: Callable[[bytes], None], process: subprocess.Popen[bytes]
+) -> None:
+    while True:
+        try:
+            line = await stream.readuntil()
+        except asyncio.IncompleteReadError as end:
+            line = end.partial
+        except asyncio.LimitOverrunError:
+            log.error("a line of progress is longer than allowed, ending the run", extra={"limit": LINE_BYTES})
+            _kill_group(process)
+            return
+        if not line:
+            return
+        if line.strip():
+            on_line(line.strip())
+
+
+async def _log_lines(stream: asyncio.StreamReader, name: str) -> None:
+    """Each line as a log line; of overlong ones, parts."""
+    rest = b""
+    while data := await stream.read(LINE_BYTES):
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > LINE_BYTES:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            log.warning("processor: %s", line.decode(errors="replace"), extra={"processor": name})
+    if rest:
+        log.warning("processor: %s", rest.decode(errors="replace"), extra={"processor": name})
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,156 @@
+"""Taking jobs from the queue: Procrastinate, with the guards that make its recovery from failures safe for us.
+
+Procrastinate notices a dead worker by its missing heartbeat. A worker that only lost its database for a while looks the
+same, so no job is taken from anybody before the database has been reachable for `stalled_seconds`, long enough for the
+living to have sent a heartbeat again. If a job runs twice nevertheless, `attempts` sees to it that it is published
+once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+from collections.abc import Awaitable, Callable
+
+from procrastinate import App, JobContext, PsycopgConnector, RetryDecision
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job
+from procrastinate.retry import BaseRetryStrategy
+from psycopg.conninfo import make_conninfo
+
+from longhaul import logs
+from longhaul.processing.job import NotNow
+from longhaul.settings import Settings
+from longhaul.uploads.core import QUEUE, TASK
+
+log = logs.get(__name__)
+
+UPKEEP_QUEUE = "upkeep"
+UPKEEP_TASK = "longhaul.upkeep"
+FETCH_SECONDS = 1.0
+"""How often a free worker asks for a job; nobody notifies it (see the migrations)."""
+HEARTBEATS = 18
+"""How many heartbeats a worker sends in the time after which it counts as dead."""
+REAPS = 12
+"""How often dead workers are looked for in that time."""
+TCP_USER_TIMEOUT_MS = 20_000
+CONNECT_SECONDS = 15.0
+LONGEST_DELAY_SECONDS = 300
+KEEP_JOBS_HOURS = 30 * 24
+
+type Process = Callable[[str, int, str | None], Awaitable[None]]
+type Upkeep = Callable[[], Awaitable[None]]
+
+
+class _Again(BaseRetryStrategy):
+    """A job that was put off runs again later; one that was handed back by a worker that stops, at once."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        if isinstance(exception, asyncio.CancelledError):
+            return RetryDecision(retry_in={"seconds": 0})
+        if isinstance(exception, NotNow):
+            delay = min(LONGEST_DELAY_SECONDS, 5 * 2 ** min(job.attempts, 10))
+            return RetryDecision(retry_in={"seconds": round(delay * random.uniform(0.8, 1.2))})  # noqa: S311
+        return None
+
+
+def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
+    """The queue with our two tasks: `process(upload_id, job_id, request_id)` and the hourly `upkeep()`."""
+    connector = PsycopgConnector(
+        conninfo=make_conninfo(
+            settings.database,
+            password=settings.credential("database-password"),
+            application_name=f"longhaul-queue:{settings.server}",
+            tcp_user_timeout=TCP_USER_TIMEOUT_MS,
+        ),
+        min_size=1,
+        max_size=4,
+        # For a connection; after that the worker ends, and is started again until the database is back.
+        timeout=CONNECT_SECONDS,
+    )
+    app = App(connector=connector)
+
+    @app.task(name=TASK, queue=QUEUE, pass_context=True, retry=_Again())
+    async def process_upload(context: JobContext, *, upload_id: str, request_id: str | None = None) -> None:
+        job_id = context.job.id
+        assert job_id is not None, "a job that was fetched has an id"
+        with logs.bound(upload_id=upload_id, job_id=job_id, request_id=request_id):
+            await process(upload_id, job_id, request_id)
+
+    @app.periodic(cron="17 * * * *")
+    @app.task(name=UPKEEP_TASK, queue=UPKEEP_QUEUE, pass_context=True, queueing_lock=UPKEEP_TASK, lock=UPKEEP_TASK)
+    async def keep_up(context: JobContext, timestamp: int) -> None:  # noqa: ARG001  # the hour, for Procrastinate
+        with logs.bound(job_id=context.job.id):
+            await upkeep()
+            await app.job_manager.delete_old_jobs(nb_hours=KEEP_JOBS_HOURS, include_failed=True, include_aborted=True)
+
+    return app
+
+
+async def work(app: App, settings: Settings) -> bool:
+    """Take jobs until SIGTERM or SIGINT (True), or until the database is away for longer than a heartbeat (False).
+
+    After that, running jobs get half of `handover_seconds` to end; then they are cancelled, which hands them back.
+    """
+    stop_seconds = settings.handover_seconds / 2
+    # Its lines lack our ids, and `job` says the same with them.
+    logging.getLogger("procrastinate").setLevel(logging.WARNING)
+    log.info("worker takes jobs", extra={"concurrency": settings.worker_concurrency})
+    told_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told_to_stop.set)
+    working = asyncio.create_task(
+        app.run_worker_async(
+            queues=[QUEUE, UPKEEP_QUEUE],
+            name=settings.server,
+            concurrency=settings.worker_concurrency,
+            fetch_job_polling_interval=FETCH_SECONDS,
+            listen_notify=False,
+            install_signal_handlers=False,
+            shutdown_graceful_timeout=stop_seconds,
+            update_heartbeat_interval=settings.stalled_seconds / HEARTBEATS,
+            stalled_worker_timeout=settings.stalled_seconds,
+        )
+    )
+    stopping = asyncio.create_task(told_to_stop.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if told_to_stop.is_set():
+        log.info("worker stops: running jobs may end, or are handed back", extra={"seconds": stop_seconds})
+    for task in (working, stopping):
+        task.cancel()
+    await asyncio.wait({working, stopping})
+    if not working.cancelled() and (error := working.exception()) is not None:
+        log.error("the queue cannot be reached any more", exc_info=error)
+    return told_to_stop.is_set()
+
+
+async def reap(app: App, stalled_seconds: float) -> None:
+    """Give the jobs of dead workers back to the queue, for ever."""
+    loop = asyncio.get_running_loop()
+    reachable_since: float | None = None
+    while True:
+        try:
+            jobs = list(await app.job_manager.get_stalled_jobs(seconds_since_heartbeat=stalled_seconds))
+            if reachable_since is None:
+                reachable_since = loop.time()
+            if loop.time() - reachable_since >= stalled_seconds:
+                for job in jobs:
+                    await _requeue(app, job)
+        except ConnectorException as error:
+            reachable_since = None
+            log.warning("the queue cannot be reached", extra={"error": str(error)})
+        await asyncio.sleep(stalled_seconds / REAPS)
+
+
+async def _requeue(app: App, job: Job) -> None:
+    upload_id, request_id = job.task_kwargs.get("upload_id"), job.task_kwargs.get("request_id")
+    with logs.bound(job_id=job.id, upload_id=str(upload_id), request_id=str(request_id)):
+        log.warning("the worker of this job is dead: the job runs again", extra={"worker": job.worker_id})
+        try:
+            await app.job_manager.retry_job(job)
+        except ConnectorException as error:
+            # Another worker's reaper was quicker, or the job has ended after all.
+            log.info("not queued again", extra={"error": str(error)})

@@ -1,0 +1,116 @@
+"""How a worker gets a processor run: as its own child, or by a sandboxed unit behind a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+from typing import Protocol
+
+from longhaul import logs
+from longhaul.processing.processor import (
+    LINE_BYTES,
+    OnProgress,
+    Outcome,
+    ProcessorError,
+    ProcessorInterrupted,
+    ProcessorJob,
+    find_script,
+    run_script,
+)
+from longhaul.settings import Settings, SettingsError
+
+log = logs.get(__name__)
+
+
+class Runner(Protocol):
+    """Runs processors."""
+
+    async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
+        """Run to the end; `on_progress` is called for each line of progress. Cancelling ends the run.
+
+        Raises ProcessorError if the run could not be made, which says nothing about the file.
+        """
+
+
+class SubprocessRunner:
+    """Runs a script as a child of this process, with the rights of this process: for developers' machines."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
+        """See Runner."""
+        outcome = Outcome()
+
+        def take(line: bytes) -> None:
+            if outcome.take(line):
+                on_progress(outcome)
+            else:
+                log.warning("not a line of progress: %s", line.decode(errors="replace"))
+
+        outcome.exit_code = await run_script(find_script(self._directory, job.processor), job, take)
+        return outcome
+
+
+class SocketRunner:
+    """Asks the unit behind a Unix socket: one line with the job, then lines of progress, then the verdict."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
+        """See Runner. Hanging up makes systemd end the run and all that belongs to it."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._path, limit=2 * LINE_BYTES)
+        except OSError as error:
+            raise ProcessorError(f"{self._path}: {error}; is longhaul-processor.socket active?") from error
+        outcome = Outcome()
+        try:
+            writer.write(job.line())
+            await writer.drain()
+            while line := await reader.readline():
+                if line.startswith(_VERDICT):
+                    return _verdict(line, outcome)
+                if outcome.take(line):
+                    on_progress(outcome)
+        except (OSError, ValueError) as error:
+            raise ProcessorInterrupted(f"{self._path}: {error}") from error
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        raise ProcessorInterrupted("the unit ended without a last word")
+
+
+# Lines of a script never begin like this: the unit only passes on JSON objects.
+_VERDICT = b"="
+
+
+def verdict_line(exit_code: int | None, error: ProcessorError | None = None) -> bytes:
+    """The last line of a run behind the socket: its exit code, or why there is none."""
+    verdict = {
+        "exit_code": exit_code,
+        "error": None if error is None else str(error),
+        "interrupted": isinstance(error, ProcessorInterrupted),
+    }
+    return _VERDICT + json.dumps(verdict).encode() + b"\n"
+
+
+def _verdict(line: bytes, outcome: Outcome) -> Outcome:
+    verdict = json.loads(line.removeprefix(_VERDICT))
+    if verdict["exit_code"] is None:
+        kind = ProcessorInterrupted if verdict["interrupted"] else ProcessorError
+        raise kind(verdict["error"])
+    outcome.exit_code = verdict["exit_code"]
+    return outcome
+
+
+def from_settings(settings: Settings) -> Runner:
+    """The runner that the settings ask for. Raises SettingsError."""
+    if settings.processor_socket:
+        return SocketRunner(settings.processor_socket)
+    if not settings.processors:
+        raise SettingsError("set LONGHAUL_PROCESSOR_SOCKET, or LONGHAUL_PROCESSORS to the directory of the scripts")
+    return SubprocessRunner(Path(settings.processors))

@@ -1,0 +1,147 @@
+"""`longhaul processor`: what systemd starts for each connection to the socket. Runs one job, with nobody's secrets.
+
+Standard input is the connection. Environment: LONGHAUL_PROCESSORS, the directory of the scripts that may be run;
+LONGHAUL_WORK, below which all files of a job lie; LONGHAUL_PROCESSOR_SECONDS, the longest time of a run (none: no
+limit). Exit codes: 0 the job was run (whatever came of it), 1 it was not, or not to its end (refused, terminated, the
+worker hung up), 2 wrongly started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longhaul import logs
+from longhaul.processing.processor import (
+    LINE_BYTES,
+    ProcessorError,
+    ProcessorInterrupted,
+    ProcessorJob,
+    find_script,
+    run_script,
+)
+from longhaul.processing.runner import verdict_line
+
+log = logs.get(__name__)
+
+FOREVER = 1e8
+"""Three years, in seconds: the event loop's clock takes no infinity."""
+
+
+def main() -> int:
+    """Run the job that comes over standard input."""
+    logs.setup(socket.gethostname())
+    processors, work = os.environ.get("LONGHAUL_PROCESSORS"), os.environ.get("LONGHAUL_WORK")
+    longest = os.environ.get("LONGHAUL_PROCESSOR_SECONDS") or "inf"
+    if not processors or not work or not re.fullmatch(r"\d+(\.\d+)?|inf", longest):
+        sys.stderr.write(
+            "longhaul processor: set LONGHAUL_PROCESSORS and LONGHAUL_WORK to directories, and"
+            " LONGHAUL_PROCESSOR_SECONDS to a number of seconds if there is to be a limit\n"
+        )
+        return 2
+    try:
+        # A copy: asyncio closes the one it is given, and descriptor 0 must not become some other file.
+        connection = socket.socket(fileno=os.dup(0))
+    except OSError:
+        sys.stderr.write("longhaul processor: standard input is not a connection; systemd starts this for a socket\n")
+        return 2
+    return asyncio.run(serve(connection, Limits(Path(processors), Path(work), float(longest))))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What this unit does not go beyond: scripts of one directory, files of another, a time in seconds."""
+
+    processors: Path
+    work: Path
+    seconds: float
+
+
+async def serve(connection: socket.socket, limits: Limits) -> int:
+    """Run the job that comes over `connection`, report on it there, and return the process's exit code."""
+    reader, writer = await asyncio.open_connection(sock=connection, limit=2 * LINE_BYTES)
+    try:
+        job = ProcessorJob.from_line(await reader.readline())
+        with logs.bound(upload_id=job.upload_id, job_id=job.job_id, request_id=job.request_id):
+            exit_code = await _run(job, limits, reader, writer)
+            log.info("processor ended", extra={"processor": job.processor, "exit_code": exit_code})
+            verdict = verdict_line(exit_code)
+    except (ProcessorError, ValueError, OSError) as error:
+        log.error("processor was not run to its end: %s", error)
+        verdict = verdict_line(None, error if isinstance(error, ProcessorError) else ProcessorError(str(error)))
+        exit_code = None
+    try:
+        writer.write(verdict)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    except OSError:
+        # The worker is gone, and with it whoever wanted to know.
+        return 1
+    return 0 if exit_code is not None else 1
+
+
+async def _run(job: ProcessorJob, limits: Limits, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+    """Run the script unless the worker hangs up or systemd says stop. Raises ProcessorError."""
+    script = find_script(limits.processors, job.processor)
+    for path in (job.input, job.output, job.scratch):
+        if not Path(path).resolve().is_relative_to(limits.work.resolve()):
+            raise ProcessorError(f"{path} is not below {limits.work}")
+    log.info("processor starts", extra={"processor": job.processor})
+    terminated = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+    # A worker says no more than its one line, so whatever comes now means that it hung up.
+    watches: dict[asyncio.Task[Any], str] = {
+        asyncio.create_task(reader.read(1)): "the worker hung up",
+        asyncio.create_task(terminated.wait()): "the unit was told to stop",
+    }
+    run = asyncio.create_task(run_script(script, job, lambda line: _forward(line, writer)))
+    try:
+        await asyncio.wait({run, *watches}, timeout=min(limits.seconds, FOREVER), return_when=asyncio.FIRST_COMPLETED)
+        reasons = [reason for task, reason in watches.items() if task.done()]
+    finally:
+        for task in (run, *watches):
+            task.cancel()
+        await asyncio.wait({run, *watches})
+        _open_to_group(Path(job.output), Path(job.scratch))
+    if not run.cancelled():
+        return run.result()
+    if reasons:
+        raise ProcessorInterrupted(" and ".join(reasons))
+    hours = f"{limits.seconds / 3600:.1f} hours"
+    log.error("the script runs for too long and was ended", extra={"seconds": limits.seconds})
+    _forward(
+        json.dumps({"error": f"The program {job.processor} was stopped after {hours}, the longest allowed."}).encode(),
+        writer,
+    )
+    return -signal.SIGKILL
+
+
+def _open_to_group(*directories: Path) -> None:
+    """Let the worker, another user of the same group, remove directories that the script kept for itself."""
+    for directory in directories:
+        for path, _, _ in os.walk(directory):
+            # Not those of the worker, which are open already and belong to it.
+            with contextlib.suppress(PermissionError):
+                Path(path).chmod(0o770)
+
+
+def _forward(line: bytes, writer: asyncio.StreamWriter) -> None:
+    """Pass on a line of the script, if it is a JSON object: nothing else could be understood on the other side."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        values = None
+    if isinstance(values, dict):
+        writer.write(json.dumps(values).encode() + b"\n")
+    else:
+        log.warning("not a line of progress: %s", line.decode(errors="replace"))

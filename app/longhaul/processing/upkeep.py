@@ -1,0 +1,78 @@
+"""Removing results that nobody can see: of attempts that were superseded or failed, and of uploads that are gone."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+from longhaul import logs
+from longhaul.database import Connection, Database
+from longhaul.processing.attempts import Attempts, parse_result_object
+from longhaul.stores.interface import Store
+
+log = logs.get(__name__)
+
+BATCH = 500
+"""Objects that are looked up in one query."""
+
+
+async def sweep_results(database: Database, attempts: Attempts, store: Store, *, keep_days: float) -> int:
+    """Delete what is certainly not needed, and return how many objects that was.
+
+    An object goes when its attempt has ended without publishing it: no later transaction can refer to it, because only
+    a running attempt publishes. Results of uploads that were deleted or expired go `keep_days` later: backups may need
+    them until then. An object of an attempt that is not known is left alone and logged. Raises StoreError,
+    DatabaseUnavailable.
+    """
+    await _forget_gone(database, timedelta(days=keep_days))
+    deleted = 0
+    async for names in _batches(store):
+        parsed = {name: parse_result_object(name) for name in names}
+        states = await attempts.states([attempt for _, attempt, _ in parsed.values()])
+        recorded = await _recorded(database, [result for _, _, result in parsed.values()])
+        for name, (_, attempt, result) in parsed.items():
+            state = states.get(attempt)
+            if state is None:
+                log.warning("result of an unknown attempt is left alone", extra={"object": name})
+            elif state != "running" and result not in recorded:
+                await store.delete(name)
+                deleted += 1
+    if deleted:
+        log.info("unused results deleted", extra={"count": deleted})
+    return deleted
+
+
+async def _batches(store: Store) -> AsyncIterator[list[str]]:
+    batch: list[str] = []
+    async for entry in store.list("results/"):
+        batch.append(entry.name)
+        if len(batch) == BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+async def _recorded(database: Database, results: list[uuid.UUID]) -> set[uuid.UUID]:
+    async def work(connection: Connection) -> set[uuid.UUID]:
+        cursor = await connection.execute("select id from results where id = any(%s)", (results,))
+        return {row["id"] for row in await cursor.fetchall()}
+
+    return await database.transaction(work)
+
+
+async def _forget_gone(database: Database, keep: timedelta) -> None:
+    """Remove the records of results whose uploads have been gone for longer than `keep`."""
+
+    async def work(connection: Connection) -> int:
+        cursor = await connection.execute(
+            "delete from results using uploads where uploads.id = results.upload_id"
+            " and uploads.state in ('terminated', 'expired') and uploads.finished_at < now() - %s",
+            (keep,),
+        )
+        return cursor.rowcount
+
+    count = await database.retrying(work, seconds=60.0)
+    if count:
+        log.info("results of deleted uploads forgotten", extra={"count": count})

@@ -1,0 +1,217 @@
+"""The web process: uvicorn around the application, its health, and its end.
+
+At SIGTERM the process stops listening, and at the same moment every receiver stores and commits what it has and closes
+its connection; clients go on at another server. uvicorn alone would wait for requests to end, and they may take a week.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from longhaul import logs, site, tus
+from longhaul.services import Services
+from longhaul.settings import Settings, SettingsError
+
+log = logs.get(__name__)
+
+BACKLOG = 8192
+"""Connections that wait to be accepted when thousands of clients come back at once; the kernel's limit applies too."""
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the balancer keeps an idle connection, so that it is never closed under a request."""
+CLOSING_SECONDS = 2.0
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which also lets the application close a connection without an answer."""
+
+    def on_headers_complete(self) -> None:
+        """See HttpToolsProtocol."""
+        extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
+        extensions[tus.ABORT] = self.transport.abort
+        super().on_headers_complete()
+
+
+class Server(uvicorn.Server):
+    """Begins the hand-over when told to stop."""
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+        self._handing_over: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        """See uvicorn.Server."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Signal handler. Unlike uvicorn's, it lets the process end with exit code 0 instead of by the signal."""
+        del sig, frame
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        if self._handing_over is None:
+            log.info("handing over", extra={"receivers": len(self._services.receivers.all())})
+            self._handing_over = asyncio.create_task(self._services.receivers.hand_over())
+            self._handing_over.add_done_callback(lambda _: log.info("handed over"))
+
+
+class Health:
+    """What the load balancer asks: 200 to send requests here, 404 to drain this host, 503 to avoid it.
+
+    A database or store that is away does not take this host out at once: all hosts would go out together, and clients
+    that could have been made to wait would be turned away. Only after the time that requests are held for anyway.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._mark = Path(services.settings.drain_mark)
+        self._started = time.monotonic()
+
+    async def answer(self, _: Request) -> Response:
+        """Serve /healthz."""
+        if self._services.receivers.closing.is_set():
+            return PlainTextResponse("stopping\n", 404)
+        if self._mark.exists():
+            return PlainTextResponse(f"drained: {self._mark} exists\n", 404)
+        polled = self._services.receivers.polled_at
+        if polled is None:
+            return PlainTextResponse("the database was not reached since the start\n", 503)
+        silence = asyncio.get_running_loop().time() - polled
+        if silence > self._services.settings.head_hold_seconds:
+            return PlainTextResponse(f"the database was last reached {silence:.0f} s ago\n", 503)
+        return PlainTextResponse("ok\n")
+
+
+class RequestLog:
+    """Gives each request its id and one log line. Plain ASGI, so that bodies pass untouched."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(Headers(scope=scope).get("x-request-id", ""))
+        scope.setdefault("state", {})["request_id"] = request_id
+        began = time.monotonic()
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        with logs.bound(request_id=request_id):
+            try:
+                await self._app(scope, receive, sending)
+            finally:
+                # Health checks come every second from every balancer and say nothing.
+                if scope["path"] != "/healthz":
+                    log.info(
+                        "request",
+                        extra={
+                            "method": scope["method"],
+                            "path": without_key(scope["path"]),
+                            "status": status or None,
+                            "seconds": round(time.monotonic() - began, 3),
+                            "client": (scope.get("client") or ("",))[0],
+                        },
+                    )
+
+
+def without_key(path: str) -> str:
+    """The path of a request as it may be logged: the key of an upload URL gives the right to send and delete."""
+    return re.sub(r"^/files/[^/]+/", "/files/-/", path)
+
+
+def _request_id(given: str) -> str:
+    return given if re.fullmatch(r"[A-Za-z0-9:._-]{4,128}", given) else secrets.token_hex(8)
+
+
+def create_app(services: Services) -> Starlette:
+    """The whole web application. Raises SettingsError."""
+    uploads = tus.Tus(services, site.authenticator(services))
+    routes: list[BaseRoute] = [
+        Route("/healthz", Health(services).answer),
+        Route("/files", uploads),
+        Route("/files/", uploads),
+        Route("/files/{key}/{id}", uploads),
+        *site.routes(services),
+    ]
+    background: Callable[[Services], Sequence[Callable[[], Awaitable[None]]]] = getattr(
+        site, "background", lambda _: ()
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        loops = [services.receivers.watch, *background(services)]
+        tasks = [asyncio.ensure_future(loop()) for loop in loops]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            # A COMMIT that hangs is left to itself: its client was told nothing.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING_SECONDS):
+                    await services.close()
+
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    app.add_middleware(RequestLog)
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Run the web process until it is told to stop. Raises SettingsError."""
+    services = Services.from_settings(settings)
+    host, port = settings.listen_address()
+    config = uvicorn.Config(
+        create_app(services),
+        host=host,
+        port=port,
+        http=Protocol,
+        loop="uvloop",
+        lifespan="on",
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, int(settings.handover_seconds)),
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(f"LONGHAUL_TLS_CERT and LONGHAUL_TLS_KEY cannot be used: {error}") from error
+    Server(config, services).run()

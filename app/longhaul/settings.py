@@ -1,0 +1,158 @@
+"""Everything that can be set, read once from the environment and from systemd credentials.
+
+Names, units and defaults are fields of `Settings`; a wrong value raises `SettingsError` naming the variable.
+Secrets never come from the environment: they are files in `$CREDENTIALS_DIRECTORY`, read when asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+class SettingsError(Exception):
+    """A variable or credential is missing or wrong. The message names it and says what is expected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Values of the variables `LONGHAUL_<NAME>`; sizes in bytes, times in seconds."""
+
+    database: str
+    """libpq connection string or URL, without password; several hosts with `target_session_attrs=read-write`."""
+    store: str
+    """`directory:/path`, or `swift:https://proxy1:8443,https://proxy2:8443`."""
+    swift_user: str = "files:app"
+    swift_container: str = "longhaul"
+    ca_file: str = ""
+    """CA that signed the store's certificates; empty: the system's."""
+
+    public_url: str = ""
+    """What clients see, without trailing slash; empty: taken from each request."""
+    listen: str = "127.0.0.1:8080"
+    tls_cert: str = ""
+    tls_key: str = ""
+
+    server: str = field(default_factory=socket.gethostname)
+    """Name of this host, on log lines and in the rows it receives."""
+    drain_mark: str = "/var/lib/longhaul/drain"
+    """While this file exists, the health page answers 404."""
+
+    max_upload_bytes: int = 8 * GIB
+    piece_bytes: int = 32 * MIB
+    """A piece is closed when it has this size."""
+    piece_seconds: float = 20.0
+    """A piece is closed this long after its first byte: what a crash may cost a slow client. Must stay well below
+    Swift's client_timeout, because a piece may be one request to Swift for all of that time."""
+    buffer_bytes: int = 32 * MIB
+    """Bytes that all uploads of this process together may hold in memory before pieces are closed early."""
+    idle_seconds: float = 300.0
+    """A client that sends less than 1 KiB in this time is dropped; what it sent is kept."""
+    head_hold_seconds: float = 60.0
+    """How long a request waits for a database or store that is away, before its connection is closed."""
+    epoch_poll_seconds: float = 1.0
+    upload_days: float = 30.0
+    """An unfinished upload expires this many days after its last piece."""
+    keep_days: float = 35.0
+    """Pieces of ended uploads outlive the oldest backup by being kept this long."""
+    handover_seconds: float = 20.0
+    """Longest time from SIGTERM to exit."""
+
+    processor_socket: str = ""
+    processors: str = ""
+    work: str = "/var/lib/longhaul/work"
+    worker_concurrency: int = 2
+    stalled_seconds: float = 180.0
+    """A worker without a heartbeat for this long counts as dead. More than the time in which a database fail-over ends
+    and connections are found dead, plus a minute; else jobs are taken from the living."""
+
+    credentials: Path | None = None
+    """`$CREDENTIALS_DIRECTORY`."""
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Read the variables. Raises SettingsError for a missing, unknown or malformed one."""
+        environment = os.environ if environment is None else environment
+        given = {name[9:].lower(): value for name, value in environment.items() if name.startswith("LONGHAUL_")}
+        values: dict[str, object] = {}
+        for name, kind in _KINDS.items():
+            if name in given:
+                values[name] = _convert(name, kind, given[name])
+        missing = [f"LONGHAUL_{name.upper()}" for name in ("database", "store") if not given.get(name)]
+        if missing:
+            raise SettingsError(f"set {' and '.join(missing)} in the environment")
+        if directory := environment.get("CREDENTIALS_DIRECTORY"):
+            values["credentials"] = Path(directory)
+        settings = cls(**values)  # type: ignore[arg-type]  # _convert gave each field the type that _KINDS says
+        settings.check()
+        return settings
+
+    def check(self) -> None:
+        """Raise SettingsError for values that do not fit together."""
+        if not re.fullmatch(r"directory:/.+|swift:https?://\S+", self.store):
+            raise SettingsError(
+                f"LONGHAUL_STORE={self.store!r}: expected directory:/path or swift:https://host:port[,https://...]"
+            )
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise SettingsError("set both LONGHAUL_TLS_CERT and LONGHAUL_TLS_KEY, or neither")
+        if self.piece_seconds > 45:
+            raise SettingsError(
+                f"LONGHAUL_PIECE_SECONDS={self.piece_seconds}: at most 45, or Swift times out a piece under way"
+            )
+        self.listen_address()
+
+    def listen_address(self) -> tuple[str, int]:
+        """Host and port of `listen`. Raises SettingsError."""
+        host, _, port = self.listen.rpartition(":")
+        if not host or not port.isdecimal() or int(port) > 65535:
+            raise SettingsError(f"LONGHAUL_LISTEN={self.listen!r}: expected host:port")
+        return host.strip("[]"), int(port)
+
+    def credential(self, name: str) -> str | None:
+        """Text of a credential without surrounding white space, or None if there is no such file.
+
+        Raises SettingsError if the file exists and cannot be read.
+        """
+        if self.credentials is None:
+            return None
+        path = self.credentials / name
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"credential {path} cannot be read: {error}") from error
+
+    def required_credential(self, name: str) -> str:
+        """Like `credential`, but raises SettingsError if it is missing or empty."""
+        value = self.credential(name)
+        if not value:
+            place = self.credentials or "$CREDENTIALS_DIRECTORY (not set)"
+            raise SettingsError(f"credential {name!r} is missing in {place}: give it with systemd's LoadCredential")
+        return value
+
+
+_NOT_VARIABLES = {"credentials"}
+_KINDS: dict[str, str] = {
+    name: str(kind) for name, kind in Settings.__annotations__.items() if name not in _NOT_VARIABLES
+}
+
+
+def _convert(name: str, kind: str, text: str) -> object:
+    if kind == "str":
+        return text
+    try:
+        number = int(text) if kind == "int" else float(text)
+    except ValueError:
+        number = -1
+    if not 0 < number < float("inf"):
+        raise SettingsError(f"LONGHAUL_{name.upper()}={text!r}: expected a positive {'whole ' * (kind == 'int')}number")
+    return number

@@ -1,0 +1,71 @@
+"""What the web service consists of beside the upload protocol: pages, the API and who may use them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from longhaul.access import Authenticator
+from longhaul.accounts import Accounts
+from longhaul.api import Api
+from longhaul.feed import Feed
+from longhaul.guard import HEADERS, Guard
+from longhaul.pages import Pages
+from longhaul.services import Services
+from longhaul.settings import SettingsError
+
+
+def authenticator(services: Services) -> Authenticator:
+    """Recognises users by bearer token or by the cookie of a browser's session. Raises SettingsError."""
+    return Accounts.from_settings(services.settings)
+
+
+def routes(services: Services) -> Sequence[BaseRoute]:
+    """Routes of pages and API. Raises SettingsError."""
+    accounts = Accounts.from_settings(services.settings)
+    feed = Feed(services)
+    pages = Pages(services, accounts)
+    api = Api(services, feed)
+    guard = Guard(accounts, pages.message)
+    return [
+        Route("/", guard.page(pages.landing)),
+        Route("/login", guard.public_page(pages.login), methods=["GET", "POST"]),
+        Route("/logout", guard.public_page(pages.logout), methods=["POST"]),
+        Route("/uploads/{id}", guard.page(pages.upload)),
+        Route("/uploads/{id}/retry", guard.page(pages.retry), methods=["POST"]),
+        Route("/uploads/{id}/remove", guard.page(pages.remove), methods=["POST"]),
+        Route("/api/events", guard.api(api.events)),
+        Route("/api/uploads", guard.api(api.list)),
+        Route("/api/uploads/{id}", guard.api(api.get)),
+        Route("/api/uploads/{id}", guard.api(api.delete), methods=["DELETE"]),
+        Route("/api/uploads/{id}/retry", guard.api(api.retry), methods=["POST"]),
+        Route("/api/uploads/{id}/content", guard.api(api.content)),
+        Route("/api/uploads/{id}/results/{name}", guard.api(api.result)),
+        Mount("/static", Static(directory=frontend())),
+    ]
+
+
+class Static(StaticFiles):
+    """The built frontend. Its file names are the same in each release, so browsers ask each time and mostly get 304."""
+
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]  # passed on as they came
+        for name in ("content-security-policy", "x-content-type-options"):
+            response.headers[name] = HEADERS[name]
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+def frontend() -> Path:
+    """Folder of the built frontend: beside the release's environment, or in the source tree. Raises SettingsError."""
+    released = Path(sys.prefix).parent / "frontend"
+    built = Path(__file__).parents[1] / "frontend" / "dist"
+    for folder in (released, built):
+        if (folder / "app.js").is_file():
+            return folder
+    raise SettingsError(f"the frontend is not built (looked in {released} and {built}): run ./inv app.frontend")

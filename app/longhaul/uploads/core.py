@@ -1,0 +1,366 @@
+"""The transactions that decide about uploads. Every rule on what counts is in here, and in no other place.
+
+1. A piece counts when `commit_piece` moves the offset: only under the epoch it was received in, only at its own start.
+2. Taking an upload over raises its epoch. From then on nothing of an older epoch can count.
+3. An offset is told only by transactions that also wrote, because only a synchronous commit proves that what was read
+   is on a quorum too.
+4. Each transaction may run twice: after a commit of unknown outcome it is simply run again.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from procrastinate import PsycopgConnector
+from procrastinate.jobs import Job
+from procrastinate.manager import JobManager
+from psycopg.types.json import Jsonb
+
+from longhaul import logs
+from longhaul.database import Connection, Database
+from longhaul.uploads.model import (
+    Gone,
+    NotFound,
+    Piece,
+    State,
+    Superseded,
+    Upload,
+    WrongOffset,
+    new_key,
+    new_upload_id,
+)
+
+log = logs.get(__name__)
+
+QUEUE = "processing"
+TASK = "longhaul.process"
+
+_ENDED = [State.TERMINATED.value, State.EXPIRED.value]
+
+
+class Uploads:
+    """Uploads as recorded in the database. Sizes and offsets in bytes."""
+
+    def __init__(self, database: Database, *, server: str, days: float, patience: float = 60.0) -> None:
+        """`server` is this host's name; an upload expires `days` after its last piece; a database that is away is
+        waited for up to `patience` seconds."""
+        self.database = database
+        self.server = server
+        self.patience = patience
+        self._life = timedelta(days=days)
+        # Never opened: the jobs are inserted on the connection of the transaction at hand.
+        self._jobs = JobManager(PsycopgConnector())
+
+    async def create(
+        self,
+        *,
+        owner: str,
+        size: int,
+        filename: str = "",
+        content_type: str = "",
+        metadata: dict[str, str] | None = None,
+        request_id: str | None = None,
+    ) -> Upload:
+        """Record a new upload and return it; one of no bytes is complete at once. Raises DatabaseUnavailable."""
+        upload_id, key = new_upload_id(), new_key()
+
+        async def work(connection: Connection) -> Upload:
+            await connection.execute(
+                "insert into uploads (id, key, owner, filename, content_type, metadata, size, server, request_id,"
+                " expires_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, now() + %s) on conflict (id) do nothing",
+                (
+                    upload_id,
+                    key,
+                    owner,
+                    filename,
+                    content_type,
+                    Jsonb(metadata or {}),
+                    size,
+                    self.server,
+                    request_id,
+                    self._life,
+                ),
+            )
+            if size == 0:
+                completed = await _one(
+                    connection,
+                    "update uploads set state = 'queued', completed_at = now(), epoch = epoch + 1"
+                    " where id = %s and state = 'receiving' returning *",
+                    upload_id,
+                )
+                if completed is not None:
+                    await self._enqueue(connection, completed)
+            upload = await _one(connection, "select * from uploads where id = %s", upload_id)
+            assert upload is not None, "inserted in this transaction or in an earlier try"
+            return upload
+
+        return await self.database.retrying(work, seconds=self.patience)
+
+    async def ask(self, upload_id: str, key: str, *, receiver: str | None = None, offset: int | None = None) -> Upload:
+        """Take the upload over if no process receives it; else ask that process to store what it has and leave.
+
+        The epoch was raised if `asked_epoch` of the result is None. Parameters and errors as for `take_over`.
+        """
+        return await self._take(upload_id, key, receiver, offset, polite=True)
+
+    async def take_over(
+        self, upload_id: str, key: str, *, receiver: str | None = None, offset: int | None = None
+    ) -> Upload:
+        """Raise the epoch, and return the upload with an offset that may be told.
+
+        `receiver` names the process that will receive under this epoch. With `offset`, the upload is only taken over if
+        it stands there. Raises WrongOffset, NotFound, Gone, DatabaseUnavailable.
+        """
+        return await self._take(upload_id, key, receiver, offset, polite=False)
+
+    async def _take(
+        self, upload_id: str, key: str, receiver: str | None, offset: int | None, *, polite: bool
+    ) -> Upload:
+        async def work(connection: Connection) -> Upload:
+            current = await _locked(connection, upload_id, key)
+            if offset is not None and current.offset != offset:
+                raise WrongOffset(
+                    f"the upload does not stand at byte {offset}: ask for its offset with HEAD and go on from there"
+                )
+            if polite and current.receiver is not None:
+                asked = await _one(
+                    connection, "update uploads set asked_epoch = epoch where id = %s returning *", upload_id
+                )
+                assert asked is not None, "the row is locked"
+                return asked
+            return await self._raise_epoch(connection, current, receiver)
+
+        return await self.database.retrying(work, seconds=self.patience)
+
+    async def _raise_epoch(self, connection: Connection, current: Upload, receiver: str | None) -> Upload:
+        taken = await _one(
+            connection,
+            "update uploads set epoch = epoch + 1, asked_epoch = null, receiver = %s, server = %s where id = %s"
+            " returning *",
+            receiver,
+            self.server,
+            current.id,
+        )
+        assert taken is not None, "the row is locked"
+        return taken
+
+    async def commit_piece(self, piece: Piece, *, leaving: bool = False) -> Upload:
+        """Make a stored piece count; the one that completes the upload also queues its processing.
+
+        Idempotent by piece id. `leaving` says that the receiver ends with this piece. Raises Superseded if the upload
+        was taken over or ended, DatabaseUnavailable if it could not be learnt whether the piece counts.
+        """
+
+        async def work(connection: Connection) -> Upload:
+            moved = await self._advance(connection, piece, leaving=leaving)
+            if moved is None:
+                return await self._counted_before(connection, piece)
+            await connection.execute(
+                "insert into pieces (id, upload_id, start, length, epoch, digests, name)"
+                " values (%s, %s, %s, %s, %s, %s, %s)",
+                (piece.id, piece.upload_id, piece.start, piece.length, piece.epoch, piece.digests, piece.name),
+            )
+            if moved.state is State.QUEUED:
+                await self._enqueue(connection, moved)
+            return moved
+
+        return await self.database.retrying(work, seconds=self.patience)
+
+    async def _advance(self, connection: Connection, piece: Piece, *, leaving: bool) -> Upload | None:
+        """Move the offset over the piece if that is still this epoch's right; complete the upload at its end."""
+        return await _one(
+            connection,
+            'update uploads set "offset" = %(end)s, expires_at = now() + %(life)s,'
+            " receiver = case when %(leaving)s or %(end)s = size then null else receiver end,"
+            # Raised here too: whatever this epoch has stored beyond what counts is garbage from now on.
+            " epoch = case when %(end)s = size then epoch + 1 else epoch end,"
+            " state = case when %(end)s = size then 'queued' else state end,"
+            " completed_at = case when %(end)s = size then now() end"
+            " where id = %(id)s and epoch = %(epoch)s and \"offset\" = %(start)s and state = 'receiving' returning *",
+            end=piece.end,
+            life=self._life,
+            leaving=leaving,
+            id=piece.upload_id,
+            epoch=piece.epoch,
+            start=piece.start,
+        )
+
+    async def _counted_before(self, connection: Connection, piece: Piece) -> Upload:
+        """The upload, if an earlier try had made this piece count; the write proves that it is on a quorum."""
+        upload = await _one(
+            connection,
+            "update uploads set server = server where id = %s and exists (select from pieces where id = %s)"
+            " returning *",
+            piece.upload_id,
+            piece.id,
+        )
+        if upload is None:
+            raise Superseded(f"upload {piece.upload_id} was taken over by another connection or has ended")
+        return upload
+
+    async def leave(self, upload_id: str, epoch: int) -> None:
+        """Say that the receiver of this epoch is gone: whoever wants the upload need not ask. Only a courtesy."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(
+                "update uploads set receiver = null where id = %s and epoch = %s and receiver is not null",
+                (upload_id, epoch),
+            )
+
+        await self.database.transaction(work)
+
+    async def terminate(self, upload_id: str, key: str | None = None) -> Upload:
+        """End the upload for good at the client's wish (with its key) or its owner's. Raises NotFound, Gone."""
+
+        async def work(connection: Connection) -> Upload:
+            await _locked(connection, upload_id, key)
+            return await _end(connection, upload_id, State.TERMINATED)
+
+        return await self.database.retrying(work, seconds=self.patience)
+
+    async def expire(self, limit: int = 100) -> list[Upload]:
+        """End up to `limit` unfinished uploads whose time is over, and return them."""
+
+        async def work(connection: Connection) -> list[Upload]:
+            cursor = await connection.execute(
+                "select id from uploads where state = 'receiving' and expires_at < now() order by expires_at limit %s"
+                " for update skip locked",
+                (limit,),
+            )
+            return [await _end(connection, row["id"], State.EXPIRED) for row in await cursor.fetchall()]
+
+        return await self.database.retrying(work, seconds=self.patience)
+
+    async def get(self, upload_id: str) -> Upload:
+        """The row as it is visible now; its offset must not be told to an upload client. Raises NotFound."""
+
+        async def work(connection: Connection) -> Upload:
+            upload = await _one(connection, "select * from uploads where id = %s", upload_id)
+            if upload is None:
+                raise NotFound(f"there is no upload {upload_id}")
+            return upload
+
+        return await self.database.transaction(work)
+
+    async def pieces(self, upload_id: str) -> list[Piece]:
+        """The pieces that count, in order."""
+
+        async def work(connection: Connection) -> Sequence[dict[str, Any]]:
+            cursor = await connection.execute(
+                "select * from pieces where upload_id = %s and retired_at is null order by start", (upload_id,)
+            )
+            return await cursor.fetchall()
+
+        return [Piece.from_row(row) for row in await self.database.transaction(work)]
+
+    async def watched(self, received: Collection[str], changed_since: datetime | None) -> list[Upload]:
+        """Rows of the uploads received here, and of all that changed since then (None: only the former)."""
+
+        async def work(connection: Connection) -> list[Upload]:
+            return await _all(
+                connection,
+                "select * from uploads where id = any(%s) or updated_at > %s",
+                list(received),
+                changed_since,
+            )
+
+        return await self.database.transaction(work)
+
+    async def referenced(self, upload_id: str) -> tuple[int, set[uuid.UUID]] | None:
+        """Epoch of an upload and ids of all its recorded pieces, live or retired; None if there is no such row.
+
+        Written and committed like an offset that is told: a piece is deleted on the strength of this epoch, so this
+        epoch must survive the loss of the primary.
+        """
+
+        async def work(connection: Connection) -> tuple[int, set[uuid.UUID]] | None:
+            upload = await _one(connection, "update uploads set server = server where id = %s returning *", upload_id)
+            if upload is None:
+                return None
+            cursor = await connection.execute("select id from pieces where upload_id = %s", (upload_id,))
+            return upload.epoch, {row["id"] for row in await cursor.fetchall()}
+
+        return await self.database.retrying(work, seconds=self.patience)
+
+    async def retired(self, keep: timedelta, limit: int = 1000) -> list[Piece]:
+        """Pieces that were retired longer than `keep` ago."""
+
+        async def work(connection: Connection) -> Sequence[dict[str, Any]]:
+            cursor = await connection.execute(
+                "select * from pieces where retired_at < now() - %s order by retired_at limit %s", (keep, limit)
+            )
+            return await cursor.fetchall()
+
+        return [Piece.from_row(row) for row in await self.database.retrying(work, seconds=self.patience)]
+
+    async def forget(self, pieces: Collection[Piece]) -> None:
+        """Remove the records of retired pieces; their objects are then unreferenced, under an old epoch."""
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(
+                "delete from pieces where id = any(%s) and retired_at is not null", ([piece.id for piece in pieces],)
+            )
+
+        await self.database.retrying(work, seconds=self.patience)
+
+    async def _enqueue(self, connection: Connection, upload: Upload) -> None:
+        job = await self._jobs.defer_job_async(
+            Job(
+                queue=QUEUE,
+                lock=None,
+                queueing_lock=None,
+                task_name=TASK,
+                task_kwargs={"upload_id": upload.id, "request_id": logs.bound_ids().get("request_id")},
+            ),
+            connection=connection,
+        )
+        log.info("processing queued", extra={"upload_id": upload.id, "job_id": job.id})
+
+    async def list(self, owner: str, limit: int = 200) -> list[Upload]:
+        """The owner's uploads, newest first."""
+
+        async def work(connection: Connection) -> list[Upload]:
+            return await _all(
+                connection, "select * from uploads where owner = %s order by created_at desc limit %s", owner, limit
+            )
+
+        return await self.database.transaction(work)
+
+
+async def _locked(connection: Connection, upload_id: str, key: str | None) -> Upload:
+    """The row, locked against all other decisions. Raises NotFound, Gone."""
+    upload = await _one(connection, "select * from uploads where id = %s for update", upload_id)
+    if upload is None or key not in (None, upload.key):
+        raise NotFound("there is no such upload: check the URL, or create a new upload")
+    if upload.state.gone:
+        raise Gone(f"this upload was {upload.state}: create a new one")
+    return upload
+
+
+async def _end(connection: Connection, upload_id: str, state: State) -> Upload:
+    await connection.execute(
+        "update pieces set retired_at = now() where upload_id = %s and retired_at is null", (upload_id,)
+    )
+    upload = await _one(
+        connection,
+        "update uploads set state = %s, epoch = epoch + 1, receiver = null, asked_epoch = null, finished_at = now()"
+        " where id = %s returning *",
+        state,
+        upload_id,
+    )
+    assert upload is not None, "the row is locked"
+    return upload
+
+
+async def _one(connection: Connection, query: str, *values: object, **named: object) -> Upload | None:
+    cursor = await connection.execute(query.encode(), named or values)
+    row = await cursor.fetchone()
+    return None if row is None else Upload.from_row(row)
+
+
+async def _all(connection: Connection, query: str, *values: object) -> list[Upload]:
+    cursor = await connection.execute(query.encode(), values)
+    return [Upload.from_row(row) for row in await cursor.fetchall()]

@@ -1,0 +1,65 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from longhaul import schema
+from longhaul.settings import Settings
+from ops.throwaway_postgresql import ThrowawayPostgresql, throwaway_postgresql
+
+# The same examples in each run: a failure in CI is the failure that one gets here. LONGHAUL_SOAK=1 looks for new ones.
+SOAK = os.environ.get("LONGHAUL_SOAK") == "1"
+_common = settings(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+settings.register_profile("ci", settings(_common, derandomize=True, max_examples=60))
+settings.register_profile("soak", settings(_common, derandomize=False, max_examples=2000))
+settings.load_profile("soak" if SOAK else "ci")
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[ThrowawayPostgresql]:
+    """A server whose database `longhaul` has the schema and stays empty: databases are copied from it."""
+    with throwaway_postgresql() as server:
+        schema.migrate(Settings(database=server.conninfo, store="directory:/nowhere"))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def new_database(postgresql: ThrowawayPostgresql) -> NewDatabase:
+    """Makes databases with the schema."""
+    return NewDatabase(postgresql)
+
+
+@pytest.fixture
+def conninfo(new_database: NewDatabase) -> str:
+    """Connects to a database of this test's own."""
+    return new_database()
+
+
+class NewDatabase:
+    """Copies the database that has the schema."""
+
+    def __init__(self, server: ThrowawayPostgresql) -> None:
+        self.server = server
+
+    def __call__(self) -> str:
+        """Make one, and return how to connect to it as the application does."""
+        name = f"test_{next(_numbers)}"
+        self.server.sql(f"create database {name} template longhaul owner longhaul")
+        return self.server.conninfo.replace("dbname=longhaul", f"dbname={name}")
+
+
+@pytest.fixture
+def store_root(tmp_path: Path) -> Path:
+    """An empty folder for a directory store."""
+    root = tmp_path / "store"
+    root.mkdir()
+    return root

@@ -1,0 +1,512 @@
+"""Processing uploads: publication, double runs, failures, interruptions, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import os
+import random
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from longhaul.processing import job as job_module
+from longhaul.processing.attempts import INTERRUPTIONS, Attempt, Attempts, Result, result_object
+from longhaul.processing.job import Interrupted, JobServices, NotNow, process
+from longhaul.processing.processor import OnProgress, Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob
+from longhaul.processing.runner import SubprocessRunner
+from longhaul.processing.upkeep import sweep_results
+from longhaul.services import Services
+from longhaul.stores.content import read_verified
+from longhaul.uploads.model import State
+from tests.conftest import NewDatabase
+from tests.support import PROCESSORS, asynchronous, make_settings, make_upload, until
+
+CONTENT = random.Random(7).randbytes(3_200_000)  # noqa: S311  # the same bytes in each run
+JOB = 1
+
+
+@pytest.fixture(scope="module")
+def conninfo(new_database: NewDatabase) -> str:
+    """One database for all tests here: each looks only at its own uploads, and has a store of its own."""
+    return new_database()
+
+
+class World:
+    """Services over a database and a store of the test's own, and a worker's half of them."""
+
+    def __init__(self, conninfo: str, root: Path) -> None:
+        self.conninfo = conninfo
+        self.root = root
+        settings = make_settings(conninfo, root)
+        self.services = Services.from_settings(settings)
+        self.attempts = Attempts(self.services.database, worker="test", patience=1.0)
+        self.jobs = JobServices(
+            uploads=self.services.uploads,
+            attempts=self.attempts,
+            store=self.services.store,
+            runner=SubprocessRunner(PROCESSORS),
+            work=Path(settings.work),
+        )
+
+    def with_runner(self, run: Callable[[ProcessorJob], Any]) -> JobServices:
+        """A worker whose processor is `run`: its result is the outcome (None: all is well)."""
+        return replace(self.jobs, runner=Programmed(run))
+
+    async def state(self, upload_id: str) -> State:
+        return (await self.services.uploads.get(upload_id)).state
+
+    async def begin(self, upload_id: str, job_id: int = JOB) -> Attempt:
+        attempt = await self.attempts.begin(upload_id, job_id)
+        assert attempt is not None
+        return attempt
+
+    async def contents(self, upload_id: str) -> dict[str, bytes]:
+        """The published results."""
+        upload = await self.services.uploads.get(upload_id)
+        found = {}
+        for result in await self.attempts.results(upload):
+            blocks = read_verified(self.services.store, result.object_name, result.size, result.digests)
+            found[result.name] = b"".join([block async for block in blocks])
+        return found
+
+    async def objects(self, prefix: str = "results/") -> set[str]:
+        return {entry.name async for entry in self.services.store.list(prefix)}
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.conninfo) as connection:
+            cursor = connection.execute(query.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+
+class Programmed:
+    """A runner that calls a function instead of a script."""
+
+    def __init__(self, run: Callable[[ProcessorJob], Any]) -> None:
+        self._run = run
+
+    async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
+        on_progress(Outcome(fraction=0.5, message="half"))
+        outcome = self._run(job)
+        if asyncio.iscoroutine(outcome):
+            outcome = await outcome
+        return outcome if isinstance(outcome, Outcome) else Outcome(exit_code=0)
+
+
+def write(job: ProcessorJob, **files: str) -> None:
+    for name, text in files.items():
+        (Path(job.output) / name).write_text(text)
+
+
+@contextlib.asynccontextmanager
+async def world(conninfo: str, root: Path) -> AsyncIterator[World]:
+    made = World(conninfo, root)
+    try:
+        yield made
+        assert list(made.jobs.work.iterdir()) == [], "an attempt has left files behind"
+    finally:
+        await made.services.close()
+
+
+@asynchronous
+async def test_a_file_becomes_results(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, CONTENT, filename="noise.bin")
+        await process(here.jobs, upload.id, JOB, "a-request")
+        done = await here.services.uploads.get(upload.id)
+        assert done.state is State.DONE
+        assert done.sha256 == hashlib.sha256(CONTENT).hexdigest()
+        assert done.detected_type == "application/octet-stream"
+        assert done.progress is None
+        results = await here.contents(upload.id)
+        assert sorted(results) == ["report.json", "report.txt"]
+        assert done.sha256.encode() in results["report.txt"]
+
+
+@asynchronous
+async def test_an_empty_file(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"")
+        await process(here.jobs, upload.id, JOB, None)
+        assert await here.state(upload.id) is State.DONE
+
+
+@asynchronous
+async def test_the_metadata_names_the_processor(conninfo: str, tmp_path: Path) -> None:
+    seen: list[str] = []
+    async with world(conninfo, tmp_path) as here:
+        jobs = here.with_runner(lambda job: seen.append(job.processor))
+        for upload in (
+            await make_upload(here.services, b"1"),
+            await make_upload(here.services, b"1", processor="mine"),
+        ):
+            await process(jobs, upload.id, JOB, None)
+    assert seen == ["inspect_file", "mine"]
+
+
+@asynchronous
+async def test_a_finished_upload_is_not_processed_again(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        await process(here.jobs, upload.id, JOB, None)
+        before = await here.objects()
+        await process(here.jobs, upload.id, JOB, None)
+        assert await here.objects() == before
+        assert here.rows("select count(*) from attempts where upload_id = %s", upload.id) == [(1,)]
+
+
+@pytest.mark.parametrize("ends_first", ["older", "newer"])
+@asynchronous
+async def test_a_job_that_runs_twice_publishes_once(conninfo: str, tmp_path: Path, ends_first: str) -> None:
+    """The older run is still going when the newer begins; whichever ends first, only the newer's results are seen."""
+    begun = {"older": asyncio.Event(), "newer": asyncio.Event()}
+    may_end = {"older": asyncio.Event(), "newer": asyncio.Event()}
+
+    async def run(name: str, job: ProcessorJob) -> None:
+        begun[name].set()
+        await may_end[name].wait()
+        write(job, result=name)
+
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        runs = {}
+        for name in ("older", "newer"):
+            jobs = here.with_runner(functools.partial(run, name))
+            runs[name] = asyncio.create_task(process(jobs, upload.id, JOB, None))
+            await begun[name].wait()
+        for name in sorted(runs, key=lambda name: name != ends_first):
+            may_end[name].set()
+            await runs[name]
+        assert await here.state(upload.id) is State.DONE
+        assert await here.contents(upload.id) == {"result": b"newer"}
+        states = here.rows("select number, state from attempts where upload_id = %s order by number", upload.id)
+        assert states == [(1, "superseded"), (2, "done")]
+
+
+@asynchronous
+async def test_random_histories_publish_exactly_once(conninfo: str, tmp_path: Path) -> None:
+    """Any number of runs, each stopping anywhere or deciding in any order: at most one is published, and it stays."""
+    rng = random.Random(3)  # noqa: S311  # the same bytes in each run
+    async with world(conninfo, tmp_path) as here:
+        for _ in range(25):
+            upload = await make_upload(here.services, b"content")
+            attempts: list[Attempt] = []
+            published: list[uuid.UUID] = []
+            for _ in range(rng.randrange(3, 14)):
+                match rng.choice(["begin", "begin", "publish", "publish", "fail", "give_back", "report", "retry"]):
+                    case "begin":
+                        attempt = await here.attempts.begin(upload.id, rng.randrange(10**6))
+                        attempts += [attempt] if attempt else []
+                    case "retry":
+                        await here.attempts.retry(upload.id)
+                    case action if attempts:
+                        attempt = rng.choice(attempts)
+                        took = await act(here, action, attempt)
+                        assert not took or attempt == attempts[-1] or published == [attempt.id]
+                        if action == "publish" and took and attempt.id not in published:
+                            published.append(attempt.id)
+                running = here.rows("select id from attempts where upload_id = %s and state = 'running'", upload.id)
+                assert len(running) <= 1
+                now = await here.services.uploads.get(upload.id)
+                assert (now.state is State.DONE) == bool(published)
+                assert len(published) <= 1
+                assert (now.attempt_id in published) == bool(published)
+                shown = {result.name for result in await here.attempts.results(now)}
+                assert shown == {attempt_id.hex for attempt_id in published}
+
+
+async def act(here: World, action: str, attempt: Attempt) -> bool:
+    match action:
+        case "publish":
+            return await here.attempts.publish(attempt, sha256="0" * 64, media_type=None, results=[fake(attempt)])
+        case "fail":
+            return await here.attempts.fail(attempt, "broken")
+        case "give_back":
+            return await here.attempts.give_back(attempt, "later")
+        case _:
+            return await here.attempts.report(attempt, 0.5, "half")
+
+
+def fake(attempt: Attempt) -> Result:
+    """A result named after its attempt; no object belongs to it."""
+    result_id = uuid.uuid5(attempt.id, "result")
+    return Result(
+        id=result_id,
+        name=attempt.id.hex,
+        size=0,
+        sha256=hashlib.sha256().hexdigest(),
+        content_type="text/plain",
+        digests=b"",
+        object_name=result_object(attempt.upload.id, attempt.id, result_id),
+    )
+
+
+@asynchronous
+async def test_publishing_again_after_an_unknown_commit_gives_the_same_answer(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        attempt = await here.begin(upload.id)
+        for _ in range(2):
+            assert await here.attempts.publish(attempt, sha256="0" * 64, media_type=None, results=[fake(attempt)])
+        assert here.rows("select count(*) from results where upload_id = %s", upload.id) == [(1,)]
+
+
+@asynchronous
+async def test_deleting_an_upload_ends_its_run(conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_module, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(job_module, "UNCHANGED_SECONDS", 0.05)
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        begun = asyncio.Event()
+
+        async def run(_: ProcessorJob) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        working = asyncio.create_task(process(here.with_runner(run), upload.id, JOB, None))
+        await begun.wait()
+        await here.services.uploads.terminate(upload.id)
+        await asyncio.wait_for(working, 10)
+        assert await here.state(upload.id) is State.TERMINATED
+
+
+@asynchronous
+async def test_progress_is_written_while_it_runs(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "REPORT_SECONDS", 0.05)
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        go_on = asyncio.Event()
+        working = asyncio.create_task(process(here.with_runner(lambda _: go_on.wait()), upload.id, JOB, None))
+
+        async def half() -> bool:
+            progress = (await here.services.uploads.get(upload.id)).progress or {}
+            return progress.get("message") == "half"
+
+        await until(half)
+        progress = (await here.services.uploads.get(upload.id)).progress
+        assert progress is not None
+        assert 0.3 < progress["fraction"] < 0.95
+        go_on.set()
+        await working
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Outcome(exit_code=1, error="This is not a WAV file."), "This is not a WAV file."),
+        (Outcome(exit_code=1), "broke (exit code 1)"),
+        (Outcome(exit_code=-9), "stopped (signal 9), probably because it needed more memory"),
+    ],
+)
+@asynchronous
+async def test_a_failure_is_told_and_can_be_retried(conninfo: str, tmp_path: Path, outcome: Outcome, said: str) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        await process(here.with_runner(lambda _: outcome), upload.id, JOB, None)
+        failed = await here.services.uploads.get(upload.id)
+        assert failed.state is State.FAILED
+        assert failed.error is not None
+        assert said in failed.error
+        queued = await here.attempts.retry(upload.id)
+        assert queued is not None
+        assert queued.state is State.QUEUED
+        assert await here.attempts.retry(upload.id) is None
+        waiting = here.rows("select count(*) from procrastinate_jobs where args ->> 'upload_id' = %s", upload.id)
+        assert waiting == [(2,)]
+        await process(here.jobs, upload.id, JOB + 1, None)
+        assert await here.state(upload.id) is State.DONE
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(ProcessorError("no socket"), NotNow), (ProcessorInterrupted("reboot"), Interrupted)]
+)
+@asynchronous
+async def test_what_the_file_cannot_help_is_tried_again(
+    conninfo: str, tmp_path: Path, error: Exception, raised: type[Exception]
+) -> None:
+    def run(_: ProcessorJob) -> None:
+        raise error
+
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        with pytest.raises(raised):
+            await process(here.with_runner(run), upload.id, JOB, None)
+        assert await here.state(upload.id) is State.QUEUED
+        await process(here.jobs, upload.id, JOB, None)
+        assert await here.state(upload.id) is State.DONE
+
+
+@asynchronous
+async def test_a_job_that_takes_its_worker_down_each_time_ends_as_a_failure(conninfo: str, tmp_path: Path) -> None:
+    def run(_: ProcessorJob) -> None:
+        raise ProcessorInterrupted("killed")
+
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        for _ in range(INTERRUPTIONS):
+            with pytest.raises(Interrupted):
+                await process(here.with_runner(run), upload.id, JOB, None)
+        await process(here.with_runner(run), upload.id, JOB, None)
+        assert await here.state(upload.id) is State.FAILED
+        # Asked for by a person it gets another chance.
+        await here.attempts.retry(upload.id)
+        await process(here.jobs, upload.id, JOB + 1, None)
+        assert await here.state(upload.id) is State.DONE
+
+
+@asynchronous
+async def test_waiting_for_a_store_does_not_count_against_the_job(conninfo: str, tmp_path: Path) -> None:
+    def run(_: ProcessorJob) -> None:
+        raise ProcessorError("no socket")
+
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        for _ in range(INTERRUPTIONS + 2):
+            with pytest.raises(NotNow):
+                await process(here.with_runner(run), upload.id, JOB, None)
+        assert await here.state(upload.id) is State.QUEUED
+
+
+@asynchronous
+async def test_a_worker_that_stops_hands_its_upload_back(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        begun = asyncio.Event()
+
+        async def run(_: ProcessorJob) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        working = asyncio.create_task(process(here.with_runner(run), upload.id, JOB, None))
+        await begun.wait()
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        assert await here.state(upload.id) is State.QUEUED
+
+
+@asynchronous
+async def test_a_damaged_piece_is_never_processed(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, CONTENT)
+        [piece] = [path for path in (tmp_path / "store").rglob("*-0000000001048576-*") if path.is_file()]
+        damaged = bytearray(piece.read_bytes())
+        damaged[1000] ^= 1
+        piece.write_bytes(damaged)
+        ran: list[ProcessorJob] = []
+        await process(here.with_runner(ran.append), upload.id, JOB, None)
+        failed = await here.services.uploads.get(upload.id)
+        assert failed.state is State.FAILED
+        assert "damaged" in (failed.error or "")
+        assert ran == []
+
+
+@asynchronous
+async def test_a_missing_piece_is_a_failure(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        shutil.rmtree(tmp_path / "store" / "uploads")
+        await process(here.jobs, upload.id, JOB, None)
+        assert await here.state(upload.id) is State.FAILED
+
+
+@asynchronous
+async def test_only_plain_files_are_published(conninfo: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("only for the worker")
+
+    def run(job: ProcessorJob) -> None:
+        write(job, good="yes")
+        output = Path(job.output)
+        (output / "link").symlink_to(secret)
+        (output / "folder").mkdir()
+        (output / ".hidden").write_text("no")
+        os.mkfifo(output / "pipe")
+
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        await asyncio.wait_for(process(here.with_runner(run), upload.id, JOB, None), 20)
+        assert await here.contents(upload.id) == {"good": b"yes"}
+
+
+@asynchronous
+async def test_too_many_results_are_a_failure(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        many = {f"r{number}": "" for number in range(101)}
+        await process(here.with_runner(lambda job: write(job, **many)), upload.id, JOB, None)
+        failed = await here.services.uploads.get(upload.id)
+        assert "101 results" in (failed.error or "")
+
+
+@asynchronous
+async def test_a_mistake_of_the_program_is_told(conninfo: str, tmp_path: Path) -> None:
+    def run(_: ProcessorJob) -> None:
+        raise ZeroDivisionError
+
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        await process(here.with_runner(run), upload.id, JOB, None)
+        assert await here.state(upload.id) is State.FAILED
+
+
+@asynchronous
+async def test_the_directories_of_a_job_are_for_worker_and_processor_only(conninfo: str, tmp_path: Path) -> None:
+    modes: dict[str, int] = {}
+    umask = os.umask(0o007)  # the worker's own
+
+    def run(job: ProcessorJob) -> None:
+        for path in (Path(job.input).parent, Path(job.input), Path(job.output), Path(job.scratch)):
+            modes[path.name if path.name in ("input", "output", "scratch") else "job"] = path.stat().st_mode & 0o7777
+
+    async with world(conninfo, tmp_path) as here:
+        here.jobs.work.chmod(0o2770)
+        upload = await make_upload(here.services, b"content")
+        await process(here.with_runner(run), upload.id, JOB, None)
+    os.umask(umask)
+    assert modes == {"job": 0o2750, "input": 0o640, "output": 0o2770, "scratch": 0o2770}
+
+
+@asynchronous
+async def test_upkeep_removes_what_nobody_can_see(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        kept = await make_upload(here.services, b"content")
+        await process(here.with_runner(lambda job: write(job, result="kept")), kept.id, JOB, None)
+        visible = await here.objects()
+        # A run that is superseded after it has stored its results, and one that is still going.
+        upload = await make_upload(here.services, b"content")
+        old = await here.begin(upload.id)
+        stale = fake(old).object_name
+        current = fake(await here.begin(upload.id)).object_name
+        unknown = result_object("nobody", uuid.uuid4(), uuid.uuid4())
+        for name in (stale, current, unknown):
+            sink = here.services.store.sink(name)
+            await sink.write(b"x")
+            await sink.close()
+        deleted = await sweep_results(here.services.database, here.attempts, here.services.store, keep_days=30)
+        assert deleted == 1
+        assert await here.objects() == visible | {current, unknown}
+
+
+@asynchronous
+async def test_results_of_deleted_uploads_outlive_the_backups_then_go(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        await process(here.with_runner(lambda job: write(job, result="kept")), upload.id, JOB, None)
+        await here.services.uploads.terminate(upload.id)
+        arguments = (here.services.database, here.attempts, here.services.store)
+        assert await sweep_results(*arguments, keep_days=1) == 0
+        here.rows("update uploads set finished_at = now() - interval '2 days' where id = %s", upload.id)
+        assert await sweep_results(*arguments, keep_days=1) == 1
+        assert await here.objects() == set()
+        assert here.rows("select count(*) from results where upload_id = %s", upload.id) == [(0,)]
