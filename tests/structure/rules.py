@@ -1,0 +1,210 @@
+"""The rules of roles and playbooks. Each takes what it checks and yields one line per violation.
+
+test_rules.py holds them against the repository, and each against a known-bad case that it must reject.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator, Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.playbook.block import Block
+from ansible.playbook.handler import Handler
+
+from tests.support.variables import role_tasks
+
+# Keys of a task that are not the module's name.
+TASK_KEYWORDS = frozenset([*Handler.fattributes, *Block.fattributes])
+REQUIRED_FILES = (
+    "README.md",
+    "meta/argument_specs.yml",
+    "meta/main.yml",
+    "molecule/default/converge.yml",
+    "molecule/default/molecule.yml",
+    "tasks/main.yml",
+)
+ALLOWED = re.compile(
+    r"README\.md|(defaults|handlers|vars|tasks|meta)/[a-z_]+\.yml|templates/.+\.j2|files/.+"
+    r"|molecule/default/((molecule|converge|prepare)\.yml|tests/(test_\w+|conftest)\.py)"
+)
+# Plays on these groups meet users: they go host by host, a canary first.
+SERVING_GROUPS = frozenset({"loadbalancers", "web", "workers"})
+HEADER = ("Task:", "Touches:", "Downtime:", "Undo:")
+LITERAL_TIMEOUT = re.compile(r"timeout[\w-]*['\"]?(\s+[a-z][\w-]*)?\s*[:=\s]\s*['\"]?\d", re.IGNORECASE)
+
+
+def role_shape(role: Path) -> Iterator[str]:
+    """One shape: what must be there is there, nothing else is, nothing is empty, main.yml is a table of contents."""
+    for name in REQUIRED_FILES:
+        if not (role / name).is_file():
+            yield f"{role.name}: {name} is missing"
+    for path in sorted(path for path in role.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        relative = path.relative_to(role).as_posix()
+        if not ALLOWED.fullmatch(relative):
+            yield f"{role.name}: {relative} has no place in a role"
+        elif path.suffix == ".yml" and yaml.safe_load(path.read_text()) is None:
+            yield f"{role.name}: {relative} is empty"
+    main = role / "tasks" / "main.yml"
+    for task in yaml.safe_load(main.read_text()) if main.is_file() else []:
+        if module(task) not in {"ansible.builtin.import_tasks", "ansible.builtin.include_tasks"}:
+            yield f"{role.name}: tasks/main.yml is a table of contents, not '{task.get('name')}'"
+
+
+def role_tests(role: Path) -> Iterator[str]:
+    """A scenario without a test would pass: molecule only warns."""
+    found = False
+    for path in sorted(role.glob("molecule/default/tests/test_*.py")):
+        functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+        # A helper that asserts fails the test that calls it.
+        helpers = {node.name for node in functions if _can_fail(node, frozenset())}
+        for node in functions:
+            if node.name.startswith("test_"):
+                found = True
+                if not _can_fail(node, helpers):
+                    yield f"{role.name}: {node.name} asserts nothing"
+    if not found:
+        yield f"{role.name}: the scenario has no test"
+    converge = role / "molecule" / "default" / "converge.yml"
+    plays = yaml.safe_load(converge.read_text()) if converge.is_file() else []
+    if not any(role.name in _role_names(play) for play in plays):
+        yield f"{role.name}: converge.yml does not apply the role"
+
+
+def _can_fail(function: ast.FunctionDef, helpers: Set[str]) -> bool:
+    """Whether a function asserts, expects an error, runs a command that must succeed, or calls what does."""
+    calls = {ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+    return (
+        any(isinstance(node, ast.Assert) for node in ast.walk(function))
+        or bool(calls & {"pytest.raises", *helpers})
+        or any(call.endswith(".check_output") for call in calls)
+    )
+
+
+def role_variables(role: Path) -> Iterator[str]:
+    """Public variables are `role_x`, with meaning and type in argument_specs; internal ones are `__role_x`."""
+    options = _options(role)
+    defaults = _yaml(role / "defaults" / "main.yml") or {}
+    for name in sorted(set(options) | set(defaults)):
+        if not name.startswith(f"{role.name}_"):
+            yield f"{role.name}: the variable {name} must be called {role.name}_..."
+    for name in sorted(set(defaults) - set(options)):
+        yield f"{role.name}: {name} has a default and no meaning in argument_specs"
+    for name, option in options.items():
+        if not option.get("description"):
+            yield f"{role.name}: {name} has no description"
+        if name not in defaults and not option.get("required"):
+            yield f"{role.name}: {name} has no default and is not required"
+    internal = list(_yaml(role / "vars" / "main.yml") or {})
+    for task in role_tasks(role):
+        internal += [task["register"]] if "register" in task else []
+        internal += [name for name in task.get("ansible.builtin.set_fact", {}) if name != "cacheable"]
+    for name in internal:
+        if not name.startswith(f"__{role.name}_"):
+            yield f"{role.name}: the internal variable {name} must be called __{role.name}_..."
+
+
+def role_modules(role: Path, own: frozenset[str]) -> Iterator[str]:
+    """Modules by their full names, or our own; a command says when it changes something; nothing is ignored."""
+    for task in role_tasks(role):
+        name = module(task)
+        where = f"{role.name}: {task.get('name', name)}"
+        if "name" not in task:
+            yield f"{role.name}: a task with {name} has no name"
+        if "block" not in task and not name.startswith("ansible.builtin.") and name not in own:
+            yield f"{where}: '{name}' is neither ansible.builtin.* nor in plugins/modules"
+        if is_command(task) and "changed_when" not in task and "creates" not in (task[name] or {}):
+            yield f"{where}: a command must say changed_when (or creates)"
+        if "ignore_errors" in task:
+            yield f"{where}: ignore_errors hides errors; use failed_when"
+
+
+def commands(role: Path) -> int:
+    """How many tasks of a role run a command or a shell instead of a module."""
+    return sum(is_command(task) for task in role_tasks(role))
+
+
+def is_command(task: Mapping[str, Any]) -> bool:
+    """Whether a task runs a command or a shell."""
+    return module(task) in {"ansible.builtin.command", "ansible.builtin.shell", "ansible.builtin.raw"}
+
+
+def templates(role: Path) -> Iterator[str]:
+    """No timeout is typed in a template: it comes from a variable of the policy."""
+    for path in sorted(role.glob("templates/**/*.j2")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if LITERAL_TIMEOUT.search(line):
+                yield f"{role.name}: {path.name}:{number}: a timeout is typed: {line.strip()}"
+
+
+def playbook(path: Path, own_groups: frozenset[str]) -> Iterator[str]:
+    """Every play says what happens on errors, whether it gathers facts, and goes host by host where users are."""
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    for entry in HEADER:
+        if entry not in header:
+            yield f"{path.name}: the comment at its head does not say '{entry}'"
+    plays = yaml.safe_load(path.read_text())
+    for play in plays:
+        where = f"{path.name}: {play.get('name', 'a play without a name')}"
+        if "ansible.builtin.import_playbook" in play:
+            continue
+        if play.get("any_errors_fatal") is not True:
+            yield f"{where}: any_errors_fatal must be true"
+        if play.get("max_fail_percentage") != 0:
+            yield f"{where}: max_fail_percentage must be 0"
+        if "gather_facts" not in play:
+            yield f"{where}: gather_facts must be explicit"
+        patterns = [part for part in re.split(r"[:,]", str(play.get("hosts", ""))) if not part.startswith("!")]
+        touched = {re.sub(r"^&|\[.*\]$", "", part) for part in patterns}
+        several = any("[" not in part for part in patterns)
+        serial = play.get("serial")
+        if touched & SERVING_GROUPS and several and serial != 1 and (not isinstance(serial, list) or serial[0] != 1):
+            yield f"{where}: touches hosts that serve users; serial must begin with 1"
+        unknown = touched - own_groups - {"all", "localhost"}
+        if unknown:
+            yield f"{where}: unknown group {', '.join(sorted(unknown))}"
+
+
+def tasks_per_host(site: Path, roles: Path, groups: Mapping[str, frozenset[str]]) -> dict[str, int]:
+    """How many tasks a whole run of a playbook has on each host, as if every condition held."""
+    counts: dict[str, int] = dict.fromkeys(groups, 0)
+    for play in yaml.safe_load(site.read_text()):
+        tasks = len(play.get("tasks", [])) + sum(_task_count(roles / name) for name in _role_names(play))
+        for host, member_of in groups.items():
+            if play["hosts"] == "all" or play["hosts"] in member_of:
+                counts[host] += tasks
+    return counts
+
+
+def _task_count(role: Path) -> int:
+    """Tasks of a role without its handlers; a block or an import is not a task itself."""
+    handlers = [dict(task) for task in _yaml(role / "handlers" / "main.yml") or []]
+    structure = {"ansible.builtin.import_tasks", "ansible.builtin.meta", "block"}
+    return sum(module(task) not in structure for task in role_tasks(role) if task not in handlers)
+
+
+def module(task: Mapping[str, Any]) -> str:
+    """The module that a task calls; `block` for a block."""
+    if "block" in task:
+        return "block"
+    names = [key for key in task if key not in TASK_KEYWORDS and not key.startswith("with_")]
+    return names[0] if names else ""
+
+
+def _options(role: Path) -> dict[str, Any]:
+    specs = _yaml(role / "meta" / "argument_specs.yml") or {}
+    return specs.get("argument_specs", {}).get("main", {}).get("options") or {}
+
+
+def _role_names(play: Mapping[str, Any]) -> list[str]:
+    return [entry if isinstance(entry, str) else entry["role"] for entry in play.get("roles", [])]
+
+
+def _yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text()) if path.is_file() else None
+
+
+RoleRule = Callable[[Path], Iterator[str]]

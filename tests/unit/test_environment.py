@@ -1,0 +1,137 @@
+"""Environments are what their inventories say, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ops import environment, inventory_schema
+from ops.environment import Environment
+from ops.errors import Exit, Failure
+from ops.paths import INVENTORIES
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """A copy of the lab's inventory that a test may spoil."""
+    target = tmp_path / "inventories" / "copy"
+    shutil.copytree(INVENTORIES / "lab", target, ignore=shutil.ignore_patterns("vault.yml"))
+    return target
+
+
+def test_groups_are_crossed_with_data_centres() -> None:
+    prod = Environment("prod", INVENTORIES / "prod")
+    assert prod.members("database") == [
+        "data1",
+        "data2",
+        "data3",
+        "dc2-data1",
+        "dc2-data2",
+        "dc2-data3",
+    ]
+    assert {"database", "storage", "dc2"} <= prod.hosts["dc2-data1"].groups
+    assert "dc1" not in prod.hosts["dc2-data1"].groups
+
+
+def test_hosts_keep_the_order_of_the_file() -> None:
+    lab = Environment("lab", INVENTORIES / "lab")
+    assert list(lab.hosts)[:3] == ["lb1", "lb2", "web1"]
+    assert lab.host("web1").address == "198.18.0.21"
+
+
+def test_child_groups_count() -> None:
+    lab = Environment("lab", INVENTORIES / "lab")
+    assert set(lab.members("dc1")) == set(lab.hosts)
+
+
+def test_unknown_environment_names_those_that_exist() -> None:
+    with pytest.raises(Failure) as caught:
+        Environment.named("produktion")
+    assert "prod" in caught.value.hint
+    assert caught.value.code == Exit.USAGE
+
+
+def test_unknown_host_names_those_that_exist() -> None:
+    with pytest.raises(Failure) as caught:
+        Environment("lab", INVENTORIES / "lab").host("web9")
+    assert "web1" in caught.value.hint
+
+
+def test_listing_is_asked_for_once(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "CACHE", tmp_path / "cache")
+    assert Environment("copy", copied).members("web") == ["web1", "web2"]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("ansible-inventory was asked again")
+
+    monkeypatch.setattr(environment, "_ask_ansible", refuse)
+    assert Environment("copy", copied).members("web") == ["web1", "web2"]
+    hosts = copied / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("198.18.0.21", "198.18.0.99"))
+    with pytest.raises(AssertionError, match="asked again"):
+        Environment("copy", copied).members("web")
+
+
+def test_listing_never_holds_a_secret(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "CACHE", tmp_path / "cache")
+    (copied / "group_vars" / "all" / "vault.yml").write_text("vault_patroni_rest_password: hunter2-hunter2\n")
+    assert Environment("copy", copied).members("web")
+    kept = "".join(path.read_text() for path in (tmp_path / "cache").rglob("*.json"))
+    assert kept
+    assert "hunter2" not in kept
+
+
+@pytest.mark.parametrize("name", environment.environment_names())
+def test_every_environment_fits_the_schema(name: str) -> None:
+    assert list(inventory_schema.problems(INVENTORIES / name)) == []
+
+
+SPOILED = [
+    ("group_vars/all/main.yml", "site_name: lab", "site_nam: lab", "site_nam: unknown variable"),
+    ("group_vars/all/main.yml", "site_name: lab", "site_name: [lab]", "site_name: ['lab'] is not of type 'string'"),
+    ("group_vars/all/main.yml", "site_name: lab", "site_name: : lab", "not YAML"),
+    (
+        "group_vars/all/main.yml",
+        "operator_subnets: [198.18.0.0/24]",
+        "operator_subnets: [everywhere]",
+        "operator_subnets.0: 'everywhere' does not match",
+    ),
+    ("hosts.yml", "ansible_host: 198.18.0.21", "ansible_hots: 198.18.0.21", "web1.ansible_hots: unknown variable"),
+    ("hosts.yml", "ansible_host: 198.18.0.21", "ansible_host: 21", "web1.ansible_host: 21 is not of type 'string'"),
+    ("hosts.yml", "workers: {hosts", "worker: {hosts", "all.children.worker: unknown group"),
+    ("hosts.yml", "web: {hosts: {web1: , web2: }}", "web: {host: {web1: }}", "web.host: unknown key"),
+    ("hosts.yml", "data2: , data3: }}\n    monitoring", "data2: }}\n    monitoring", "database: 2 members in dc1"),
+    ("hosts.yml", "data2: , data3: }}\n    database", "data2: }}\n    database", "storage: 2 members in dc1"),
+    ("hosts.yml", "    web: {hosts: {web1: , web2: }}\n", "", "all.children.web: the group needs at least one host"),
+    ("hosts.yml", "all:\n", "everything:\n", "the one top-level key is 'all'"),
+]
+
+
+@pytest.mark.parametrize(("name", "old", "new", "message"), SPOILED)
+def test_schema_names_file_and_key(copied: Path, name: str, old: str, new: str, message: str) -> None:
+    path = copied / name
+    text = path.read_text()
+    assert old in text, "the case does not spoil anything any more"
+    path.write_text(text.replace(old, new, 1))
+    found = list(inventory_schema.problems(copied))
+    assert any(line.startswith(f"{path}: ") and message in line for line in found), found
+
+
+def test_schema_knows_every_group_folder(copied: Path) -> None:
+    (copied / "group_vars" / "webb").mkdir()
+    (copied / "group_vars" / "webb" / "main.yml").write_text("site_name: x\n")
+    assert any("no group or host 'webb'" in line for line in inventory_schema.problems(copied))
+
+
+def test_check_lists_all_problems_at_once(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(inventory_schema, "CACHE", tmp_path / "cache")
+    inventory_schema.check(copied)
+    main = copied / "group_vars" / "all" / "main.yml"
+    main.write_text(main.read_text() + "one: 1\ntwo: 2\n")
+    with pytest.raises(Failure) as caught:
+        inventory_schema.check(copied)
+    assert "one: unknown" in caught.value.message
+    assert "two: unknown" in caught.value.message
+    assert caught.value.code == Exit.BAD_CONFIGURATION

@@ -1,0 +1,141 @@
+"""`inv` finds a Python, makes its environment once, and says what is missing: a copy with stand-in interpreters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ops.paths import ROOT
+
+# Stands in for python3.N: tells its version, "makes" a virtual environment and "installs" by writing what it was given.
+PYTHON = """#!/usr/bin/env bash
+case "$1" in
+    --version) echo "Python {version}" ;;
+    -c) [ "{version}" != 3.11 ] ;;
+    -m) case "$2" in
+            venv) mkdir -p "$3/bin" && cp "$0" "$3/bin/python"
+                  printf '#!/bin/sh\\necho "invoke $*"\\n' >"$3/bin/invoke" && chmod +x "$3/bin/invoke" ;;
+            pip) echo "$*" >>"{log}"; {pip} ;;
+        esac ;;
+esac
+"""
+# What the wrapper itself needs from the system; anything else on PATH would be this machine's.
+SYSTEM = ["bash", "sh", "env", "dirname", "sha256sum", "flock", "mktemp", "cat", "rm", "mkdir", "cp", "chmod", "sort"]
+
+
+class Sandbox:
+    """A copy of the wrapper with a PATH of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "repository"
+        self.root.mkdir()
+        self.bin = folder / "bin"
+        self.bin.mkdir()
+        self.home = folder / "home"
+        self.home.mkdir()
+        self.log = folder / "pip.log"
+        shutil.copy(ROOT / "inv", self.root / "inv")
+        (self.root / "requirements.txt").write_text("one==1\n")
+        for name in SYSTEM:
+            (self.bin / name).symlink_to(shutil.which(name) or f"/missing/{name}")
+
+    def python(self, path: Path, version: str, pip: str = "true") -> None:
+        """Put a stand-in interpreter at `path`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PYTHON.format(version=version, log=self.log, pip=pip))
+        path.chmod(0o755)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the wrapper as a user would."""
+        return subprocess.run(
+            [self.root / "inv", *arguments],
+            env={"PATH": str(self.bin), "HOME": str(self.home)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    """A fresh copy."""
+    return Sandbox(tmp_path)
+
+
+def test_first_use_installs_with_hashes_and_later_ones_do_not(sandbox: Sandbox) -> None:
+    sandbox.python(sandbox.bin / "python3.13", "3.13")
+    first = sandbox.run("--list")
+    assert first.returncode == 0, first.stderr
+    assert "--list" in first.stdout
+    assert "--require-hashes" in sandbox.log.read_text()
+    second = sandbox.run("deploy", "--env=lab")
+    assert "deploy --env=lab" in second.stdout
+    assert len(sandbox.log.read_text().splitlines()) == 1
+
+
+def test_too_old_python_is_passed_over_for_one_of_pyenv(sandbox: Sandbox) -> None:
+    sandbox.python(sandbox.bin / "python3", "3.11")
+    sandbox.python(sandbox.home / ".pyenv" / "versions" / "3.12.1" / "bin" / "python3", "3.12.1")
+    sandbox.python(sandbox.home / ".pyenv" / "versions" / "3.13.0" / "bin" / "python3", "3.13.0")
+    answer = sandbox.run()
+    assert answer.returncode == 0, answer.stderr
+    assert "Python 3.13.0" in answer.stderr
+
+
+def test_no_python_says_what_to_install(sandbox: Sandbox) -> None:
+    sandbox.python(sandbox.bin / "python3", "3.11")
+    answer = sandbox.run("--list")
+    assert answer.returncode == 69
+    assert "Python 3.12 or newer" in answer.stderr
+    assert "install uv" in answer.stderr
+
+
+def test_no_python_on_debian_names_the_package(sandbox: Sandbox) -> None:
+    for name, body in {"apt-get": "true", "apt-cache": '[ "$2" = python3.13-venv ]'}.items():
+        (sandbox.bin / name).write_text(f"#!/bin/sh\n{body}\n")
+        (sandbox.bin / name).chmod(0o755)
+    answer = sandbox.run("--list")
+    assert answer.returncode == 69
+    assert "apt-get install python3.13 python3.13-venv" in answer.stderr
+
+
+def test_failed_installation_leaves_nothing_half_made(sandbox: Sandbox) -> None:
+    sandbox.python(sandbox.bin / "python3.13", "3.13", pip="echo no such package; exit 1")
+    answer = sandbox.run("--list")
+    assert answer.returncode == 69
+    assert "no such package" in answer.stderr
+    assert not (sandbox.root / ".venv").exists()
+    sandbox.python(sandbox.bin / "python3.13", "3.13")
+    assert sandbox.run("--list").returncode == 0
+
+
+def test_changed_lock_is_installed(sandbox: Sandbox) -> None:
+    sandbox.python(sandbox.bin / "python3.13", "3.13")
+    sandbox.run()
+    uv = sandbox.root / ".venv" / "bin" / "uv"
+    uv.write_text(f'#!/bin/sh\necho "uv $*" >>"{sandbox.log}"\n')
+    uv.chmod(0o755)
+    (sandbox.root / "requirements.txt").write_text("one==2\n")
+    assert sandbox.run().returncode == 0
+    assert "uv pip sync" in sandbox.log.read_text()
+    lines = len(sandbox.log.read_text().splitlines())
+    sandbox.run()
+    assert len(sandbox.log.read_text().splitlines()) == lines
+
+
+def test_works_from_another_directory(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.python(sandbox.bin / "python3.13", "3.13")
+    answer = subprocess.run(
+        [sandbox.root / "inv"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": str(sandbox.bin), "HOME": str(sandbox.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert f"--search-root {sandbox.root}" in answer.stdout
