@@ -83,6 +83,7 @@ def small_and_immediate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of a few bytes, hashing in place, and no minimum time for a client that is asked to leave."""
     monkeypatch.setattr(receiving, "BATCH", 50)
     monkeypatch.setattr(receiving, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(receiving, "GIVE_WAY_SECONDS", 0.0)
     monkeypatch.setattr(pieces, "hashing", Immediate())
     monkeypatch.setattr("longhaul.stores.swift.hashing", Immediate())
 

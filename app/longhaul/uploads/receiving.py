@@ -29,6 +29,9 @@ BATCH = MIB
 TURN_SECONDS = 1.0
 """A client that is asked to leave may go on until it has had this long: else two clients that take an upload from each
 other as fast as they can would store next to nothing."""
+GIVE_WAY_SECONDS = 0.5
+"""A client that was asked to leave hears of it only after this: whoever waits looks ten times a second, and would never
+find the upload free if the client that left came back at once."""
 IDLE_BYTES = 1024
 """Less than this in the idle time is silence."""
 
@@ -167,6 +170,8 @@ class Receiver:
                 await self._piece.abort()
         if self._upload.receiver is not None and ending not in (Ending.DATABASE, Ending.SUPERSEDED):
             await self._say_goodbye()
+        if ending is Ending.ASKED:
+            await asyncio.sleep(GIVE_WAY_SECONDS)
         log.info("receiving ended", extra={"ending": ending.value, "offset": self._committed, "epoch": self.epoch})
         return Result(ending, self._committed, self._upload)
 
