@@ -140,6 +140,22 @@ async def test_jobs_wait_for_a_worker_and_are_done(conninfo: str, tmp_path: Path
 
 
 @asynchronous
+async def test_an_upload_that_names_a_worker_is_processed_by_that_one(conninfo: str, tmp_path: Path) -> None:
+    async with workers(conninfo, tmp_path) as here:
+        (here.scripts / "go").touch()
+        pinned = [await make_upload(here.services, b"content", worker="two") for _ in range(3)]
+        other = await make_upload(here.services, b"content", worker="no host's name")
+        here.start("one")
+        await here.in_state(other, State.DONE)
+        assert {(await here.services.uploads.get(upload.id)).state for upload in pinned} == {State.QUEUED}
+        here.start("two")
+        for upload in pinned:
+            await here.in_state(upload, State.DONE)
+        attempts = here.rows("select worker from attempts where upload_id <> %s", other.id)
+        assert attempts == [("two",)] * 3
+
+
+@asynchronous
 async def test_the_job_of_a_worker_that_was_killed_is_done_by_another(conninfo: str, tmp_path: Path) -> None:
     async with workers(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")

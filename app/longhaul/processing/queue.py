@@ -23,7 +23,7 @@ from psycopg.conninfo import make_conninfo
 from longhaul import logs
 from longhaul.processing.job import NotNow
 from longhaul.settings import Settings
-from longhaul.uploads.core import QUEUE, TASK
+from longhaul.uploads.core import QUEUE, TASK, queue_for
 
 log = logs.get(__name__)
 
@@ -104,7 +104,7 @@ async def work(app: App, settings: Settings) -> bool:
         loop.add_signal_handler(number, told_to_stop.set)
     working = asyncio.create_task(
         app.run_worker_async(
-            queues=[QUEUE, UPKEEP_QUEUE],
+            queues=[QUEUE, queue_for(settings.server), UPKEEP_QUEUE],
             name=settings.server,
             concurrency=settings.worker_concurrency,
             fetch_job_polling_interval=FETCH_SECONDS,

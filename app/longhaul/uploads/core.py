@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import uuid
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
@@ -37,7 +39,10 @@ log = logs.get(__name__)
 
 QUEUE = "processing"
 TASK = "longhaul.process"
+WORKER_METADATA = "worker"
+"""Key of an upload's metadata that names the one worker which shall process it: so a probe proves a certain host."""
 
+_HOST_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _ENDED = [State.TERMINATED.value, State.EXPIRED.value]
 
 
@@ -309,7 +314,7 @@ class Uploads:
     async def _enqueue(self, connection: Connection, upload: Upload) -> None:
         job = await self._jobs.defer_job_async(
             Job(
-                queue=QUEUE,
+                queue=_queue_of(upload),
                 lock=None,
                 queueing_lock=None,
                 task_name=TASK,
@@ -328,6 +333,20 @@ class Uploads:
             )
 
         return await self.database.transaction(work)
+
+
+def queue_for(worker: str) -> str:
+    """The queue that only this worker takes jobs from."""
+    return f"{QUEUE}@{worker}"
+
+
+def _queue_of(upload: Upload) -> str:
+    """The queue for its job. What is no host's name in its metadata counts as none."""
+    try:
+        worker = base64.b64decode(upload.metadata.get(WORKER_METADATA, ""), validate=True).decode()
+    except ValueError:
+        return QUEUE
+    return queue_for(worker) if _HOST_NAME.fullmatch(worker) else QUEUE
 
 
 async def _locked(connection: Connection, upload_id: str, key: str | None) -> Upload:
