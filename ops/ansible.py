@@ -8,6 +8,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,18 @@ from ops.errors import Failure
 from ops.paths import PLAYBOOKS, ROOT, tool
 
 MITOGEN_SWITCH = "LONGHAUL_MITOGEN"
+CHANGES_FILE = "LONGHAUL_CHANGES"
+"""Environment variable with the file to which plugins/callback/changes.py writes."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A task that changed something on a host, or would; `item` is what it changed, where the task says so."""
+
+    host: str
+    role: str
+    task: str
+    item: str
 
 
 def mitogen_enabled() -> bool:
@@ -44,8 +57,8 @@ def run_playbook(
     extra_vars: Mapping[str, Any] | None = None,
     check: bool = False,
     tags: Sequence[str] = (),
-) -> None:
-    """Run `playbooks/<name>.yml`, its output going to the terminal.
+) -> list[Change]:
+    """Run `playbooks/<name>.yml`, its output going to the terminal, and return what it changed (or would, in a check).
 
     Raises Failure if any host failed.
     """
@@ -56,12 +69,16 @@ def run_playbook(
             path = Path(directory) / "extra-vars.json"
             path.write_text(json.dumps(dict(extra_vars)))
             command += ["--extra-vars", f"@{path}"]
-        answer = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings()}, check=False)
+        changes = Path(directory) / "changes.jsonl"
+        variables = {**os.environ, **settings(), CHANGES_FILE: str(changes)}
+        answer = subprocess.run(command, cwd=ROOT, env=variables, check=False)
+        found = [Change(**json.loads(line)) for line in changes.read_text().splitlines()] if changes.exists() else []
     if answer.returncode != 0:
         raise Failure(
             f"The playbook '{name}' failed on the environment '{environment.name}'; the first 'fatal' above says why.",
             "Mend the cause and run the same command again: playbooks go on where they stopped.",
         )
+    return found
 
 
 def command_line(
