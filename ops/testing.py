@@ -140,12 +140,16 @@ def _system() -> None:
 
 
 def _soak() -> None:
-    _pytest(
-        "app/tests",
-        "tests/soak",
-        "-q",
-        environment={"LONGHAUL_LAB": TEST_LAB, "LONGHAUL_SOAK": "1"},
-    )
+    _ensure_browser()
+    # Two runs: the application's tests have a configuration of their own.
+    failed = []
+    for folder in ("app/tests", "tests/soak"):
+        try:
+            _pytest(folder, "-q", environment={"LONGHAUL_LAB": TEST_LAB, "LONGHAUL_SOAK": "1"})
+        except Failure as failure:
+            failed.append(f"{folder}: {failure.message}")
+    if failed:
+        raise Failure(" ".join(failed))
 
 
 STAGES = (
