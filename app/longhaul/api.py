@@ -24,7 +24,7 @@ from longhaul import logs
 from longhaul.accounts import Identity
 from longhaul.feed import SHOWN, Feed
 from longhaul.guard import Trouble
-from longhaul.processing.attempts import Attempts, Result
+from longhaul.processing.attempts import Attempts, Maker, Result
 from longhaul.ranges import Span, Unsatisfiable, parse_range
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
@@ -52,7 +52,8 @@ class Api:
     async def get(self, request: Request, identity: Identity) -> Response:
         upload = await own(self._services, request, identity)
         results = await self._attempts.results(upload)
-        return JSONResponse(describe(upload, results, base_url(self._services, request)))
+        maker = await self._attempts.maker(upload)
+        return JSONResponse(describe(upload, results, base_url(self._services, request), maker))
 
     async def delete(self, request: Request, identity: Identity) -> Response:
         upload = await own(self._services, request, identity)
@@ -117,7 +118,7 @@ class Api:
         )
 
 
-def describe(upload: Upload, results: list[Result], base: str) -> dict[str, Any]:
+def describe(upload: Upload, results: list[Result], base: str, maker: Maker | None = None) -> dict[str, Any]:
     """An upload for programs. Sizes in bytes, fractions from 0 to 1, times in ISO 8601."""
     progress = upload.progress or {}
     path = f"{base}/api/uploads/{upload.id}"
@@ -136,6 +137,7 @@ def describe(upload: Upload, results: list[Result], base: str) -> dict[str, Any]
             "message": progress.get("message") if upload.state is State.PROCESSING else None,
         },
         "error": upload.error,
+        "processed_by": {"worker": maker.worker, "release": maker.release} if maker else None,
         "results": [
             {
                 "name": result.name,

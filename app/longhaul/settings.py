@@ -22,6 +22,12 @@ class SettingsError(Exception):
     """A variable or credential is missing or wrong. The message names it and says what is expected."""
 
 
+def installed_release(file: Path) -> str:
+    """The version in the path of installed code (.../releases/VERSION/...), or "development"."""
+    parts = file.resolve().parts
+    return parts[parts.index("releases") + 1] if "releases" in parts[:-1] else "development"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Values of the variables `LONGHAUL_<NAME>`; sizes in bytes, times in seconds."""
@@ -43,6 +49,8 @@ class Settings:
 
     server: str = field(default_factory=socket.gethostname)
     """Name of this host, on log lines and in the rows it receives."""
+    release: str = field(default_factory=lambda: installed_release(Path(__file__)))
+    """The release that this process runs."""
     drain_mark: str = "/var/lib/longhaul/drain"
     """While this file exists, the health page answers 404."""
 

@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from longhaul import cli, logs, schema
 from longhaul.access import AccessTokens
 from longhaul.server import without_key
-from longhaul.settings import Settings, SettingsError
+from longhaul.settings import Settings, SettingsError, installed_release
 from ops.throwaway_postgresql import ThrowawayPostgresql
 from tests.conftest import NewDatabase
 
@@ -119,6 +119,18 @@ def test_keys_are_taken_out_of_paths() -> None:
     assert without_key("/files/secret/u1") == "/files/-/u1"
     assert without_key("/files/") == "/files/"
     assert without_key("/uploads/u1") == "/uploads/u1"
+
+
+@pytest.mark.parametrize(
+    ("path", "release"),
+    [
+        ("/opt/longhaul/releases/20260101T000000-abc/venv/lib/longhaul/settings.py", "20260101T000000-abc"),
+        ("/home/ann/longhaul/app/longhaul/settings.py", "development"),
+        ("/releases", "development"),
+    ],
+)
+def test_code_knows_its_release_by_its_path(path: str, release: str) -> None:
+    assert installed_release(Path(path)) == release
 
 
 def test_every_revision_declares_its_phase_and_all_form_one_line() -> None:

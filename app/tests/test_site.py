@@ -72,7 +72,7 @@ class Site:
 
         async def make(services: Services) -> Upload:
             upload = await make_upload(services, content)
-            attempts = Attempts(services.database, worker="test")
+            attempts = Attempts(services.database, worker="test", release="r1")
             attempt = await attempts.begin(upload.id, 1)
             assert attempt is not None
             made: list[Result] = []
@@ -267,6 +267,7 @@ def test_the_json_of_a_finished_upload(site: Site) -> None:
     assert answer["sha256"] == hashlib.sha256(b"content").hexdigest()
     assert answer["progress"] == {"upload": 1.0, "processing": 1.0, "message": None}
     assert answer["content_url"] == f"{base}/content"
+    assert answer["processed_by"] == {"worker": "test", "release": "r1"}
     assert answer["results"] == [
         {"name": name, "url": f"{base}/results/{quoted}", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, quoted, data in (("a b.json", "a%20b.json", b"{}"), ("report.txt", "report.txt", b"text"))
@@ -280,6 +281,7 @@ def test_an_unfinished_upload_has_no_content_yet(site: Site) -> None:
     answer = program.get(f"/api/uploads/{upload_id}").json
     assert (answer["state"], answer["offset"], answer["content_url"]) == ("receiving", 400, None)
     assert answer["progress"]["upload"] == 0.4
+    assert answer["processed_by"] is None
     refused = program.get(f"/api/uploads/{upload_id}/content")
     assert refused.status == 409
     assert "400 of 1000 bytes" in refused.json["error"]

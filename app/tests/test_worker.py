@@ -148,11 +148,11 @@ async def test_an_upload_that_names_a_worker_is_processed_by_that_one(conninfo: 
         here.start("one")
         await here.in_state(other, State.DONE)
         assert {(await here.services.uploads.get(upload.id)).state for upload in pinned} == {State.QUEUED}
-        here.start("two")
+        here.start("two", release="r2")
         for upload in pinned:
             await here.in_state(upload, State.DONE)
-        attempts = here.rows("select worker from attempts where upload_id <> %s", other.id)
-        assert attempts == [("two",)] * 3
+        attempts = here.rows("select worker, release from attempts where upload_id <> %s", other.id)
+        assert attempts == [("two", "r2")] * 3
 
 
 @asynchronous

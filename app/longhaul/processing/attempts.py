@@ -55,6 +55,14 @@ class Result:
     object_name: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """The host that made an attempt, and the release that it ran (None for those that did not record it)."""
+
+    worker: str
+    release: str | None
+
+
 def result_prefix(upload_id: str) -> str:
     """What the object names of all results of an upload begin with."""
     return f"results/{upload_id}/"
@@ -76,10 +84,14 @@ def parse_result_object(name: str) -> tuple[str, uuid.UUID, uuid.UUID]:
 class Attempts:
     """Attempts and results as recorded in the database."""
 
-    def __init__(self, database: Database, *, worker: str, patience: float = PATIENCE_SECONDS) -> None:
-        """`worker` is this host's name; a database that is away is waited for up to `patience` seconds."""
+    def __init__(
+        self, database: Database, *, worker: str, release: str = "", patience: float = PATIENCE_SECONDS
+    ) -> None:
+        """`worker` is this host's name and `release` what it runs; a database that is away is waited for up to
+        `patience` seconds."""
         self._database = database
         self._worker = worker
+        self._release = release
         self._patience = patience
         # Never opened: jobs are inserted on the connection of the transaction at hand.
         self._jobs = JobManager(PsycopgConnector())
@@ -112,10 +124,10 @@ class Attempts:
                 await _end(connection, upload_id, "failed", error="The processing was interrupted again and again.")
                 return None
             cursor = await connection.execute(
-                "insert into attempts (id, upload_id, number, job_id, worker)"
-                " select %s, %s, coalesce(max(number), 0) + 1, %s, %s from attempts where upload_id = %s"
+                "insert into attempts (id, upload_id, number, job_id, worker, release)"
+                " select %s, %s, coalesce(max(number), 0) + 1, %s, %s, %s from attempts where upload_id = %s"
                 " returning number",
-                (attempt_id, upload_id, job_id, self._worker, upload_id),
+                (attempt_id, upload_id, job_id, self._worker, self._release, upload_id),
             )
             number = (await _first(cursor))["number"]
             await connection.execute(
@@ -237,6 +249,18 @@ class Attempts:
             return Upload.from_row(row)
 
         return await self._database.transaction(work)
+
+    async def maker(self, upload: Upload) -> Maker | None:
+        """Who made the published results; None if there are none."""
+
+        async def work(connection: Connection) -> Maker | None:
+            cursor = await connection.execute(
+                "select worker, release from attempts where id = %s", (upload.attempt_id,)
+            )
+            row = await cursor.fetchone()
+            return Maker(worker=row["worker"], release=row["release"]) if row else None
+
+        return None if upload.attempt_id is None else await self._database.transaction(work)
 
     async def results(self, upload: Upload) -> list[Result]:
         """The published results, by name."""

@@ -32,7 +32,7 @@ async def run(settings: Settings) -> int:
         services = Services.from_settings(settings)
         jobs = JobServices(
             uploads=services.uploads,
-            attempts=Attempts(services.database, worker=settings.server),
+            attempts=Attempts(services.database, worker=settings.server, release=settings.release),
             store=services.store,
             runner=runner.from_settings(settings),
             work=work,
