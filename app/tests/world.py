@@ -64,6 +64,8 @@ class Told:
     """Epochs of all take-overs that were answered: nothing received under a lower one may begin to count."""
     pieces: set[object] = field(default_factory=set)
     """Ids of the pieces that were seen to count."""
+    asked_to_end: bool = False
+    """A client sent DELETE: unless it is `ended` too, it does not know whether that was done."""
     ended: bool = False
 
 
@@ -401,6 +403,7 @@ class World:
 
     async def terminate(self, server: Server, told: Told) -> None:
         """DELETE."""
+        told.asked_to_end = True
         upload = await server.uploads.terminate(told.id, told.key)
         server.receivers.taken(upload)
         told.ended = True
@@ -508,7 +511,8 @@ class World:
             self.check()
             row = self.ground.observer.execute("select state from uploads where id = %s", (told.id,)).fetchone()
             assert row is not None
-            assert row["state"] == "queued" or told.offset < len(told.content), "complete, and not queued"
+            fate = "terminated" if told.asked_to_end and row["state"] == "terminated" else "queued"
+            assert row["state"] == fate or told.offset < len(told.content), f"complete, and {row['state']}"
             assert told.offset == len(told.content) or row["state"] == "terminated", f"stopped at {told.offset}"
 
 
