@@ -9,9 +9,12 @@ from invoke import Collection, Task
 import ops.access
 import ops.app
 import ops.bootstrap
+import ops.build
 import ops.deploy
 import ops.docs
 import ops.lab.tasks
+import ops.lock_tasks
+import ops.provision
 import ops.requirements
 import ops.roles
 import ops.secret_tasks
@@ -28,8 +31,11 @@ def _collection(name: str, *tasks: Task[Any]) -> Collection:
 
 namespace = Collection()
 namespace.add_task(ops.deploy.deploy)
-namespace.add_task(ops.deploy.build)
-namespace.add_task(ops.deploy.provision)
+namespace.add_task(ops.deploy.rollback)
+namespace.add_task(ops.deploy.deploys)
+namespace.add_task(ops.build.build)
+namespace.add_task(ops.provision.provision)
+namespace.add_task(ops.provision.drift)
 namespace.add_task(ops.access.show)
 namespace.add_task(ops.status.show)
 namespace.add_task(ops.testing.run_tests)
@@ -38,6 +44,7 @@ namespace.add_collection(_collection("app", ops.app.run, ops.app.frontend))
 namespace.add_collection(_collection("docs", ops.docs.build, ops.docs.check))
 namespace.add_collection(_collection("host", ops.bootstrap.bootstrap))
 namespace.add_collection(ops.lab.tasks.namespace)
+namespace.add_collection(_collection("lock", ops.lock_tasks.show, ops.lock_tasks.break_lock))
 namespace.add_collection(_collection("requirements", ops.requirements.lock))
 namespace.add_collection(_collection("role", ops.roles.run_test))
 namespace.add_collection(_collection("secrets", ops.secret_tasks.init, ops.secret_tasks.edit, ops.secret_tasks.rotate))

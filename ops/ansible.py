@@ -24,12 +24,16 @@ CHANGES_FILE = "LONGHAUL_CHANGES"
 
 @dataclass(frozen=True)
 class Change:
-    """A task that changed something on a host, or would; `item` is what it changed, where the task says so."""
+    """A task that changed something on a host, or would; `item` is what it changed, where the task says so.
+
+    With `failure`, one that failed, and why.
+    """
 
     host: str
     role: str
     task: str
     item: str
+    failure: str = ""
 
 
 def mitogen_enabled() -> bool:
@@ -74,11 +78,14 @@ def run_playbook(
         answer = subprocess.run(command, cwd=ROOT, env=variables, check=False)
         found = [Change(**json.loads(line)) for line in changes.read_text().splitlines()] if changes.exists() else []
     if answer.returncode != 0:
+        # A rescue fails last, and knows most.
+        last = next((change for change in reversed(found) if change.failure), None)
+        why = f": {last.failure} ({last.host}, task '{last.task}')" if last else "; the first 'fatal' above says why"
         raise Failure(
-            f"The playbook '{name}' failed on the environment '{environment.name}'; the first 'fatal' above says why.",
+            f"The playbook '{name}' failed on the environment '{environment.name}'{why}.",
             "Mend the cause and run the same command again: playbooks go on where they stopped.",
         )
-    return found
+    return [change for change in found if not change.failure]
 
 
 def command_line(

@@ -1,24 +1,37 @@
-"""Deploys: prepares the hosts, carries a release to them one after another, and proves with an upload that it works."""
+"""Deploys: prepares the hosts, carries a release to them one after another, and proves that it works; and goes back."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 
 from ops import access, release, secrets
 from ops.ansible import run_playbook
 from ops.cli import confirm, console, task
-from ops.environment import Environment
+from ops.deployment import fleet, lock, plan
+from ops.deployment import record as records
+from ops.deployment.machine import Machine
+from ops.deployment.record import Record, Records
+from ops.deployment.store import NotThereYet, Store
+from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
-from ops.smoke import smoke
+from ops.provision import check, lock_if_there
+
+DEPLOY, ROLLBACK = "deploy", "rollback"
+NOTIFY = "deploy_notify"
+"""Inventory variable: a command (list of words) that gets each record as JSON on its standard input, here."""
+NOTIFY_SECONDS = 30
+WITHOUT_LOCK = "go ahead although etcd is away: you make sure that you are alone"
 
 
 @contextmanager
-def _step(title: str) -> Iterator[None]:
+def _timed(title: str) -> Iterator[None]:
     began = time.monotonic()
     console.rule(title)
     yield
@@ -29,79 +42,232 @@ def _step(title: str) -> Iterator[None]:
     help={
         "env": "environment to deploy to",
         "release": "version of an earlier release (default: build this work tree)",
-        "yes": "do not ask",
+        "limit": "only these hosts, comma-separated",
+        "provision": "prepare the hosts first (site.yml); --no-provision carries the release only",
+        "reason": "why, for the lock and the record",
+        "resume": "go on with a deployment that was interrupted",
+        "without-lock": WITHOUT_LOCK,
+        "yes": "do not show what will change and ask",
     },
 )
-def deploy(_context: object, env: str = "lab", release_: str = "", yes: bool = False) -> None:
-    """Build, prepare all hosts, switch, and prove it."""
+def deploy(
+    _context: object,
+    *,
+    env: str = "lab",
+    release_: str = "",
+    limit: str = "",
+    provision: bool = True,
+    reason: str = "",
+    resume: bool = False,
+    without_lock: bool = False,
+    yes: bool = False,
+) -> None:
+    """Build, prepare all hosts, switch one after another, and prove it."""
     began = time.monotonic()
     environment = Environment.named(env)
     if environment.is_lab:
         environment = _lab_up(environment)
     else:
         secrets.read(env)  # now rather than after the build
-    with _step("release"):
+    store = Store(environment)
+    resumed = _to_resume(Records(store, alone=without_lock), store, resume=resume)
+    if resumed is not None:
+        release_ = resumed.release
+    with _timed("release"):
         chosen = release.find(release_) if release_ else release.build(dirty_allowed=environment.is_lab)
         console.print(f"release {chosen.version}")
-    if not environment.is_lab:
-        hosts = ", ".join(environment.hosts)
-        confirm(f"Deploy {chosen.version} to '{env}' ({hosts})?", yes=yes)
-    with _step("hosts"):
-        run_playbook(environment, "site")
-    with _step("switch"):
-        run_playbook(
+    hosts = fleet.hosts_of(environment, limit)
+    if not (environment.is_lab or yes):
+        changes = check(environment) if provision else None
+        plan.show(fleet.ask(environment, hosts), chosen.version, changes)
+        confirm(f"Deploy {chosen.version} to '{env}' ({', '.join(host.name for host in hosts)})?", yes=False)
+        provision = provision and bool(changes)
+    with ExitStack() as stack:
+        why = reason or f"deploy {chosen.version}"
+        held = None if without_lock else lock_if_there(stack, store, why)
+        if provision:
+            with _timed("hosts"):
+                run_playbook(environment, "site")
+        if held is None and not without_lock:
+            held = stack.enter_context(lock.held(store, why))
+        record = Record.new(DEPLOY, chosen.version, why)
+        machine = _machine(
             environment,
-            "deploy",
-            extra_vars={
-                "release_version": chosen.version,
-                "release_archive": str(chosen.path),
-                "release_sha256": chosen.sha256,
-            },
+            hosts,
+            record=record,
+            kept=Records(store, alone=without_lock),
+            held=held,
+            resumed=resumed,
         )
-    reach = access.access(environment)
-    with _step("smoke test"):
-        _twice(lambda: smoke(reach))
+        try:
+            machine.deploy(chosen)
+        finally:
+            _notify(environment, record)
     console.rule(f"deployed {chosen.version} to '{env}' in {time.monotonic() - began:.0f} s")
-    access.explain(reach)
+    access.explain(access.access(environment))
 
 
-def _twice[T](step: Callable[[], T]) -> T:
-    """In the seconds after the load balancers were set up the address moves between them: one more try if no answer."""
+@task(
+    help={
+        "env": "environment to change",
+        "to": "version to go back to (default: what there was before the last deployment)",
+        "limit": "only these hosts, comma-separated",
+        "reason": "why, for the lock and the record",
+        "without-lock": WITHOUT_LOCK,
+        "yes": "do not ask",
+    },
+)
+def rollback(
+    _context: object,
+    *,
+    env: str = "lab",
+    to: str = "",
+    limit: str = "",
+    reason: str = "",
+    without_lock: bool = False,
+    yes: bool = False,
+) -> None:
+    """Go back to an earlier release, one host after another."""
+    began = time.monotonic()
+    environment = Environment.named(env)
+    store = Store(environment)
+    hosts = fleet.hosts_of(environment, limit)
+    found = fleet.ask(environment, hosts)
+    target = to or _before(Records(store, alone=without_lock), found)
+    missing = [name for name, releases in found.items() if target not in releases.installed]
+    if missing:
+        everywhere = set.intersection(*(set(releases.installed) for releases in found.values()))
+        raise Failure(
+            f"{', '.join(missing)} has no release '{target}'.",
+            f"Installed on all hosts: {', '.join(sorted(everywhere)) or 'none'}. A release that is in dist/ can be "
+            f"deployed again: ./inv deploy --env={env} --release={target}",
+            Exit.USAGE,
+        )
+    if not (environment.is_lab or yes):
+        plan.show(found, target, None)
+        confirm(f"Go back to {target} on '{env}' ({', '.join(found)})?", yes=False)
+    with ExitStack() as stack:
+        why = reason or f"rollback to {target}"
+        held = None if without_lock else stack.enter_context(lock.held(store, why))
+        record = Record.new(ROLLBACK, target, why)
+        machine = _machine(
+            environment, hosts, record=record, kept=Records(store, alone=without_lock), held=held, resumed=None
+        )
+        try:
+            machine.go_to(target)
+        finally:
+            _notify(environment, record)
+    console.rule(f"'{env}' is back on {target} in {time.monotonic() - began:.0f} s")
+
+
+@task(
+    help={
+        "env": "environment to look at",
+        "last": "how many",
+        "steps": "show the steps of each",
+        "json": "all of them as JSON, for programs",
+    }
+)
+def deploys(_context: object, *, env: str = "lab", last: int = 10, steps: bool = False, json_: bool = False) -> None:
+    """Show the last deployments, the newest first."""
+    found = Records(Store(Environment.named(env))).list()
+    if json_:
+        sys.stdout.write(json.dumps([asdict(record) for record in found], indent=2) + "\n")
+        return
+    # Lines, not a table: reasons are long, and half a version is none.
+    for record in found[:last]:
+        taken = sum(step.seconds for step in record.steps)
+        what = f"{record.began}  {record.operation} {record.release}  {record.by}"
+        sys.stdout.write(f"{what}  {record.result}, {taken:.0f} s\n")
+        for step in record.steps if steps else []:
+            sys.stdout.write(f"    {step.name:<40} {step.result.partition(':')[0]:<12} {step.seconds:4.0f} s\n")
+        if record.message:
+            sys.stdout.write(f"    {record.message}\n")
+    if not found:
+        console.print(f"Nothing was deployed to '{env}' yet.", markup=False)
+
+
+def _to_resume(kept: Records, store: Store, *, resume: bool) -> Record | None:
+    """The deployment to go on with. Raises Failure if there is none, or if one waits to be and this is another."""
     try:
-        return step()
-    except Failure as failure:
-        if failure.code != Exit.UNAVAILABLE:
-            raise
-        console.print(failure.message)
-    time.sleep(5)
-    return step()
+        found = kept.unfinished()
+        # One that runs under a lock that is held was not interrupted: the lock will say whose it is.
+        running = found is not None and found.result == records.RUNNING and lock.current(store) is not None
+    except NotThereYet:
+        found, running = None, False
+    if resume:
+        if found is None:
+            raise Failure("There is no interrupted deployment to resume.", "See: ./inv deploys", Exit.USAGE)
+        if found.operation == ROLLBACK:
+            raise Failure("What was interrupted is a rollback.", f"Go on with it: ./inv rollback --to={found.release}")
+        return found
+    if found is None or running:
+        return None
+    raise Failure(
+        f"The {found.operation} to {found.release} by {found.by} ({found.began}) stopped at '{found.open_step}': "
+        "hosts may differ.",
+        "Go on with it: ./inv deploy --resume. Or go back to what there was before: ./inv rollback.",
+        Exit.TEMPORARY,
+    )
+
+
+def _before(kept: Records, found: dict[str, fleet.Releases]) -> str:
+    """The release that most hosts had before the last deployment that changed them. Raises Failure if nobody knows.
+
+    If that is a rollback that was interrupted, the release that it was on its way to.
+    """
+    unfinished = kept.unfinished()
+    if unfinished is not None and unfinished.operation == ROLLBACK:
+        return unfinished.release
+    for record in kept.list():
+        before = Counter(version for version in record.before.values() if version and version != record.release)
+        if before and record.result != records.RETURNED:
+            return before.most_common(1)[0][0]
+    everywhere = set.intersection(*(set(releases.installed) for releases in found.values()))
+    raise Failure(
+        "No record tells what there was before.",
+        f"Name the release with --to; installed on all hosts: {', '.join(sorted(everywhere)) or 'none'}.",
+        Exit.USAGE,
+    )
+
+
+def _machine(
+    environment: Environment,
+    hosts: list[Host],
+    *,
+    record: Record,
+    kept: Records,
+    held: lock.Lock | None,
+    resumed: Record | None,
+) -> Machine:
+    """A machine with a record that knows what each host had before."""
+    found = fleet.ask(environment, hosts)
+    record.hosts = [host.name for host in hosts]
+    record.before = {name: releases.switching or releases.current for name, releases in found.items()}
+    if resumed is not None:
+        record.before |= resumed.before
+        resumed.result, resumed.message = records.INTERRUPTED + ", resumed", resumed.message
+        kept.save(resumed)
+    kept.prune()
+    kept.save(record)
+    return Machine(environment, hosts, record, kept, held)
+
+
+def _notify(environment: Environment, record: Record) -> None:
+    """Tell whom the inventory names. A notification that fails is shown and stops nothing."""
+    command = environment.hosts[next(iter(environment.hosts))].variables.get(NOTIFY, [])
+    if not command:
+        return
+    try:
+        subprocess.run(command, input=record.text, text=True, check=True, timeout=NOTIFY_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        console.print(f"{NOTIFY} failed: {error}", markup=False)
 
 
 def _lab_up(environment: Environment) -> Environment:
     from ops.lab import Lab
 
     secrets.ensure_lab()
-    with _step("lab"):
+    with _timed("lab"):
         Lab.of(environment.name).up([])
     return Environment.named(environment.name)
-
-
-@task(help={"allow-dirty": "build changes that are not committed too", "json": "as JSON, for programs"})
-def build(_context: object, allow_dirty: bool = False, json_: bool = False) -> None:
-    """Build a release of the application."""
-    built = release.build(dirty_allowed=allow_dirty)
-    if json_:
-        described = {**dataclasses.asdict(built), "path": str(built.path)}
-        sys.stdout.write(json.dumps(described) + "\n")
-    else:
-        console.print(f"{built.path}  sha256:{built.sha256}")
-
-
-@task(help={"env": "environment to prepare", "yes": "do not ask"})
-def provision(_context: object, env: str = "lab", yes: bool = False) -> None:
-    """Make all hosts what the inventory says."""
-    environment = Environment.named(env)
-    if not environment.is_lab:
-        secrets.read(env)
-        confirm(f"Change the hosts of '{env}' ({', '.join(environment.hosts)})?", yes=yes)
-    run_playbook(environment, "site")

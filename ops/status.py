@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ops.cli import task
 from ops.environment import Environment, Host
@@ -127,8 +127,10 @@ def show(_context: object, env: str = "lab", json_: bool = False) -> None:
 
 
 def _table(environment: Environment, found: list[HostStatus]) -> Table:
+    # A narrow terminal folds: half a release's name is none.
     table = Table(
-        "host", "address", "functions", "release", "services", "notes", title=f"environment {environment.name}"
+        *(Column(name, overflow="fold") for name in ("host", "address", "functions", "release", "services", "notes")),
+        title=f"environment {environment.name}",
     )
     addresses = {str(host.variables.get("public_address")) for host in environment.hosts.values()}
     for host in found:

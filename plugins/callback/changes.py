@@ -1,4 +1,4 @@
-"""Ansible callback plugin: writes each change as a line of JSON to the file that LONGHAUL_CHANGES names, if it does."""
+"""Ansible callback plugin: writes what was changed and what failed to the file that LONGHAUL_CHANGES names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from ansible.plugins.callback import CallbackBase
 DOCUMENTATION = """
 name: changes
 type: notification
-short_description: Write down what was changed where
+short_description: Write down what was changed where, and what failed
 description:
   - One line of JSON for each task that changed something on a host, or would in check mode, with C(host), C(role),
-    C(task) and C(item), the path or name that it changed. Read by ops/ansible.py.
+    C(task), C(item) (the path or name that it changed) and an empty C(failure).
+  - The same for each task that failed, and for each host that could not be reached; C(failure) says why. Read by
+    ops/ansible.py.
 requirements:
   - The environment variable C(LONGHAUL_CHANGES) names a file.
 """
@@ -42,7 +44,16 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
         if result.result.get("changed"):
             self._write(result, result.result)
 
-    def _write(self, result: Any, said: dict[str, Any]) -> None:
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """A task has failed on a host."""
+        if not ignore_errors:
+            self._write(result, result.result, failure=_reason(result.result))
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        """A host does not answer."""
+        self._write(result, result.result, failure=_reason(result.result))
+
+    def _write(self, result: Any, said: dict[str, Any], failure: str = "") -> None:
         if not (path := os.environ.get("LONGHAUL_CHANGES")):
             return
         role = getattr(result.task, "_role", None)
@@ -51,9 +62,17 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
             "role": role.get_name() if role else "",
             "task": result.task.name or result.task.action,
             "item": _item(said),
+            "failure": failure,
         }
         with Path(path).open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _reason(said: dict[str, Any]) -> str:
+    """What a failed task says; a command says more on its standard error."""
+    if said.get("_ansible_no_log") or "censored" in said:
+        return "it keeps its output secret"
+    return str(said.get("stderr") or said.get("msg") or "it does not say why").strip()
 
 
 def _item(said: dict[str, Any]) -> str:

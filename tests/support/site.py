@@ -164,6 +164,11 @@ class Site:
         """Names of a group's hosts."""
         return self.environment.members(name)
 
+    def versions(self) -> dict[str, str]:
+        """Host -> release, of all hosts that run one."""
+        hosts = dict.fromkeys([*self.group("web"), *self.group("workers")])
+        return {host: Path(self.run(host, "readlink", "/opt/longhaul/current").strip()).name for host in hosts}
+
     def running(self, name: str) -> list[str]:
         """Names of a group's hosts that are on."""
         return [host for host in self.group(name) if self.hosts[host].init() is not None]

@@ -1,0 +1,76 @@
+"""What releases the hosts of an environment have: asked of all web hosts and workers at once, by SSH."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ops.environment import Environment, Host
+from ops.errors import Exit, Failure
+
+ANSWER_SECONDS = 20
+PROBE = Path(__file__).with_name("fleet_probe.py")
+
+
+@dataclass(frozen=True)
+class Releases:
+    """Of one host: the version that `current` names, and the installed ones, newest first.
+
+    `switching` is the version that it had before a switch which did not come to its end; `drained` tells whether its
+    drain mark is there. `heads` is version -> the newest revision of the database that the release ships.
+    """
+
+    host: str
+    current: str
+    switching: str
+    drained: bool
+    installed: list[str]
+    heads: dict[str, str]
+
+
+def hosts_of(environment: Environment, limit: str = "") -> list[Host]:
+    """The hosts that run releases, workers first (a job of the new release must find a worker that knows it), each
+    group in the inventory's order, so that the first of each is the canary. Raises Failure for an unknown name.
+    """
+    wanted = [environment.host(name.strip()) for name in limit.split(",") if name.strip()]
+    workers = [host for host in environment.group("workers") if "web" not in host.groups]
+    hosts = [*workers, *environment.group("web")]
+    for host in wanted:
+        if host not in hosts:
+            raise Failure(
+                f"{host.name} runs no release of the application.",
+                f"Those that do: {', '.join(host.name for host in hosts)}.",
+                Exit.USAGE,
+            )
+    return [host for host in hosts if not wanted or host in wanted]
+
+
+def ask(environment: Environment, hosts: list[Host]) -> dict[str, Releases]:
+    """Host name -> its releases. Raises Failure naming the hosts that do not answer."""
+    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+        answers = list(pool.map(lambda host: _ask(environment, host), hosts))
+    silent = [answer for answer in answers if isinstance(answer, str)]
+    if silent:
+        raise Failure(
+            f"Not every host can be asked which releases it has: {'; '.join(silent)}.",
+            "Mend or remove these hosts first (./inv status), or leave them out with --limit.",
+            Exit.UNAVAILABLE,
+        )
+    return {answer.host: answer for answer in answers if isinstance(answer, Releases)}
+
+
+def _ask(environment: Environment, host: Host) -> Releases | str:
+    command = shlex.join(["sudo", "-n", "python3", "-c", PROBE.read_text()])
+    try:
+        with environment.connection(host) as connection:
+            answer = connection.run(command, hide=True, warn=True, timeout=ANSWER_SECONDS)
+    except Failure:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever SSH meets, the host counts as silent, with the reason
+        return f"{host.name} ({str(error) or type(error).__name__})"
+    if answer.return_code != 0:
+        return f"{host.name} ({answer.stderr.strip()[-200:]})"
+    return Releases(host=host.name, **json.loads(answer.stdout))

@@ -1,0 +1,128 @@
+"""The lock of an environment: one change at a time, and everybody can see whose.
+
+It is a key with a lease, which this process renews. When the process dies, the lock ends within LEASE_SECONDS by
+itself; what it had begun stands in the record, to be resumed. Each step begins with `check`, so a process that has lost
+the lock (a long network outage, or somebody broke it) does nothing more.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from ops.deployment.store import Store
+from ops.errors import Exit, Failure
+
+LEASE_SECONDS = 60
+RENEW_SECONDS = 15
+KEY = "lock"
+HOLDERS = "locks/"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lock, what for, and since when (ISO 8601)."""
+
+    owner: str
+    reason: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"{self.owner} since {self.since}, for: {self.reason}"
+
+
+def operator() -> str:
+    """The person at this terminal, as others know them: user@machine."""
+    return f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()}"
+
+
+def now() -> str:
+    """The time as records show it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Lock:
+    """The lock, held."""
+
+    def __init__(self, store: Store, lease: str) -> None:
+        self._store = store
+        self._lease = lease
+        self._renewed = time.monotonic()
+        self._lost = ""
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises Failure if the lock is lost."""
+        if not self._lost and time.monotonic() - self._renewed > LEASE_SECONDS:
+            self._lost = f"etcd could not be reached for {LEASE_SECONDS} s"
+        if self._lost:
+            raise Failure(
+                f"The lock on the environment is lost ({self._lost}): somebody else may be at work. It ends here.",
+                "See who: ./inv lock.show. Then go on with --resume, or go back with ./inv rollback.",
+                Exit.UNAVAILABLE,
+            )
+
+    def release(self) -> None:
+        """Give the lock back. If etcd cannot be reached, it ends by itself."""
+        self._end.set()
+        self._thread.join()
+        with suppress(Failure):
+            self._store.revoke(self._lease)
+
+    def _renew(self) -> None:
+        while not self._end.wait(RENEW_SECONDS):
+            asked = time.monotonic()
+            try:
+                alive = self._store.renew(self._lease)
+            except Failure:
+                continue  # `check` knows how long that may last
+            if not alive:
+                self._lost = "it was broken, or it expired"
+                return
+            self._renewed = asked
+
+
+@contextmanager
+def held(store: Store, reason: str) -> Iterator[Lock]:
+    """Hold the lock for the block. Raises Failure (Exit.TEMPORARY) naming who holds it, and what the store raises."""
+    lease = store.grant(LEASE_SECONDS)
+    store.put(HOLDERS + lease, json.dumps(asdict(Holder(operator(), reason, now()))), lease=lease)
+    if not store.create(KEY, lease, lease=lease):
+        holder = current(store)
+        store.revoke(lease)
+        raise Failure(
+            f"The environment is locked by {holder or 'somebody who is just leaving'}.",
+            f"Wait for them. If that process is dead, the lock ends by itself within {LEASE_SECONDS} s; "
+            "./inv lock.break takes it away before.",
+            Exit.TEMPORARY,
+        )
+    lock = Lock(store, lease)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def current(store: Store) -> Holder | None:
+    """Who holds the lock now."""
+    lease = store.get(KEY)
+    text = store.get(HOLDERS + lease) if lease else None
+    return Holder(**json.loads(text)) if text else None
+
+
+def break_lock(store: Store) -> Holder | None:
+    """Take the lock away from whoever holds it, and return who that was."""
+    holder = current(store)
+    if lease := store.get(KEY):
+        store.revoke(lease)
+    return holder

@@ -1,0 +1,160 @@
+"""The steps of a deployment, their record, and the way back when one of them fails.
+
+Every step looks at the hosts and not at the record, and finds nothing to do where it was done: so a deployment whose
+process died is resumed by running it again. What the record keeps is what the hosts cannot tell any more: which release
+each of them had before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ops import access
+from ops.ansible import run_playbook
+from ops.cli import console
+from ops.deployment import fleet
+from ops.deployment import record as records
+from ops.deployment.lock import Lock, now
+from ops.deployment.record import Record, Records
+from ops.environment import Environment, Host
+from ops.errors import Exit, Failure
+from ops.release import Release
+from ops.smoke import smoke
+
+SETTLE_SECONDS = 5
+"""In the first seconds of new load balancers the virtual address moves between them."""
+
+
+@dataclass
+class Machine:
+    """A deployment on `hosts`, in their order. `lock` is None only when etcd is away and the operator goes on."""
+
+    environment: Environment
+    hosts: list[Host]
+    record: Record
+    records: Records
+    lock: Lock | None
+    _switched: list[str] = field(default_factory=list)
+
+    def deploy(self, release: Release) -> None:
+        """Install, extend the database, switch, prove. Raises Failure when everything that could be returned is."""
+        archive = {"release_archive": str(release.path), "release_sha256": release.sha256}
+        with self._whole():
+            with self._step("install"):
+                self._play("release-install", ",".join(host.name for host in self.hosts), release.version, **archive)
+            with self._step("expand the database"):
+                self._play("release-migrate", "", release.version)
+            self._switch_all(release.version)
+
+    def go_to(self, version: str) -> None:
+        """Switch to a release that all hosts have, and prove it. Raises Failure like `deploy`."""
+        with self._whole():
+            self._switch_all(version)
+
+    # --- Steps --------------------------------------------------------------------------------------------------------
+
+    def _switch_all(self, version: str) -> None:
+        try:
+            for host in self.hosts:
+                with self._step(f"switch {host.name}"):
+                    self._switch(host.name, version)
+                self._switched.append(host.name)
+            with self._step("prove"):
+                self._prove(version)
+        except Failure as failure:
+            self._return(failure)
+            raise
+
+    def _switch(self, host: str, version: str) -> None:
+        # Workers of the same release exist when all of them were switched before the first web host.
+        whole = {member.name for member in self.environment.group("workers")} <= {member.name for member in self.hosts}
+        self._play("release-switch", host, version, release_probe_release=version if whole else "")
+
+    def _prove(self, version: str) -> None:
+        """An upload through the virtual IP to each worker, as a user would send it."""
+        reach = access.access(self.environment)
+        for host in self.hosts:
+            if "workers" in host.groups:
+                self._patiently(lambda name=host.name: smoke(reach, worker=name, release=version))  # type: ignore[misc]
+
+    def _patiently(self, proof: Callable[[], object]) -> None:
+        try:
+            proof()
+        except Failure as failure:
+            if failure.code != Exit.UNAVAILABLE:
+                raise
+            console.print(failure.message, markup=False)
+            time.sleep(SETTLE_SECONDS)
+            proof()
+
+    def _return(self, failure: Failure) -> None:
+        """Bring the hosts that were switched back to what they had, the last one first."""
+        console.print(f"failed: {failure.message}", markup=False)
+        for host in reversed(self._switched):
+            before = self.record.before.get(host, "")
+            if before in ("", self.record.release):
+                continue
+            try:
+                with self._step(f"return {host} to {before}"):
+                    self._play("release-switch", host, before, release_probe_release="")
+            except Failure as worse:
+                console.print(f"{host}: {worse.message}", markup=False)
+        if differ := self._not_returned():
+            self.record.result = records.FAILED
+            raise Failure(
+                f"{failure.message} And these hosts are not back on what they had: {'; '.join(differ)}.",
+                "Look at them (./inv status), then: ./inv rollback, or ./inv deploy --resume.",
+            ) from failure
+        self.record.result = records.RETURNED
+
+    def _not_returned(self) -> list[str]:
+        """What the hosts themselves say, for the one at which it failed returned itself, or could not."""
+        try:
+            found = fleet.ask(self.environment, self.hosts)
+        except Failure as failure:
+            return [failure.message]
+        return [
+            f"{name} (has {releases.current or 'none'}, had {self.record.before.get(name) or 'none'})"
+            for name, releases in found.items()
+            # Before a first deployment there was nothing to go back to.
+            if releases.switching or self.record.before.get(name, "") not in ("", releases.current)
+        ]
+
+    # --- Their frame --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Record how it all ends."""
+        record = self.record
+        try:
+            yield
+            record.result = records.DONE
+        except KeyboardInterrupt:
+            record.result, record.message = records.INTERRUPTED, f"interrupted in '{record.open_step}'"
+            raise
+        except Failure as failure:
+            if record.result == records.RUNNING:
+                record.result = records.RETURNED  # nothing was switched yet: every host has what it had
+            record.message = failure.message
+            raise
+        except BaseException as error:
+            record.result, record.message = records.FAILED, f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            record.ended = now()
+            self.records.save(record)
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        if self.lock is not None:
+            self.lock.check()
+        console.rule(name)
+        with self.records.step(self.record, name):
+            yield
+        console.print(f"{name}: {self.record.steps[-1].seconds:.0f} s")
+
+    def _play(self, playbook: str, limit: str, version: str, **values: str) -> None:
+        run_playbook(self.environment, playbook, limit=limit, extra_vars={"release_version": version, **values})

@@ -1,0 +1,100 @@
+"""What a deployment will change, told before anybody is asked: commits, migrations, and what `--check` finds."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from ops.ansible import Change
+from ops.deployment.fleet import Releases
+from ops.paths import ROOT
+
+MIGRATIONS = "app/migrations/versions"
+SHOWN = 30
+
+
+@dataclass(frozen=True)
+class Migration:
+    """A revision file that the new release brings, and its phase."""
+
+    name: str
+    phase: str
+
+
+def commits(before: str, after: str) -> list[str] | None:
+    """A line for each commit of `after` that `before` has not, newest first; None if git does not know one of them."""
+    return _git("log", "--oneline", f"{before}..{after}", "--", "app")
+
+
+def migrations(before: str, after: str) -> list[Migration]:
+    """The revisions that `after` has and `before` has not; nothing if git does not know one of them."""
+    names = _git("diff", "--name-only", "--diff-filter=A", before, after, "--", MIGRATIONS) or []
+    return [Migration(name.rpartition("/")[2], _phase(after, name)) for name in names if name.endswith(".py")]
+
+
+def commit_of(version: str) -> str:
+    """The commit that a version names, abbreviated; "" if it names none."""
+    parts = version.split("-")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def show(releases: Mapping[str, Releases], version: str, changes: Sequence[Change] | None) -> None:
+    """Print the plan to the terminal. `changes` is None if the hosts were not asked what their roles would change."""
+    console = Console()
+    table = Table("host", "has", "will have", title="releases")
+    for host, found in releases.items():
+        table.add_row(host, found.current or "none", version if found.current != version else "the same")
+    console.print(table)
+    ((before, _),) = Counter(commit_of(found.current) for found in releases.values()).most_common(1)
+    if before:
+        _show_code(console, before, commit_of(version))
+    if changes is not None:
+        console.print(
+            table_of(changes) if changes else "The hosts are what the inventory says: nothing to change there."
+        )
+
+
+def _show_code(console: Console, before: str, after: str) -> None:
+    lines = commits(before, after)
+    if lines is None:
+        console.print(f"Commits: this checkout does not know {before}, which the hosts run, or {after}.")
+        return
+    console.print(f"Commits that change the application: {len(lines)}")
+    for line in lines[:SHOWN]:
+        console.print(f"  {line}", markup=False)
+    for migration in migrations(before, after):
+        note = "" if migration.phase == "expand" else "  (not applied by a deployment: ./inv database.contract)"
+        console.print(f"Migration: {migration.name}  {migration.phase}{note}")
+
+
+def table_of(changes: Sequence[Change]) -> Table:
+    """Changes as a table: the same task on several hosts is one row."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for change in changes:
+        rows.setdefault((change.role, change.task, change.item), []).append(change.host)
+    table = Table("role", "task", "what", "hosts", title="configuration and packages")
+    for (role, name, item), hosts in rows.items():
+        table.add_row(role, name, item, " ".join(sorted(set(hosts))))
+    return table
+
+
+def _phase(commit: str, path: str) -> str:
+    """The value that the file gives to `phase`."""
+    source = "\n".join(_git("show", f"{commit}:{path}") or [])
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Constant):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Name) and target.id == "phase" for target in targets):
+                return str(node.value.value)
+    return "no phase"
+
+
+def _git(*arguments: str) -> list[str] | None:
+    answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return answer.stdout.splitlines() if answer.returncode == 0 else None

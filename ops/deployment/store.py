@@ -1,0 +1,120 @@
+"""Small texts that all operators of an environment share: keys in its etcd, asked through SSH on a database host.
+
+etcd is there already, agrees by majority, and forgets a lock whose holder has died (a lease: etcd's API guide).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from typing import Any
+
+from ops.environment import Environment, Host
+from ops.errors import Exit, Failure
+
+PREFIX = "/longhaul/"
+ANSWER_SECONDS = 15
+COMMAND_NOT_FOUND = 127
+
+
+class NotThereYet(Failure):
+    """No database host of the environment has etcd: it was never provisioned."""
+
+
+class Store:
+    """Keys below PREFIX. Every method raises Failure (Exit.UNAVAILABLE) if no majority of etcd answers."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        # Two data centres have two clusters: what all operators share stands in the first one's.
+        database = environment.group("database")
+        self._hosts = [host for host in database if _datacentre(host) == _datacentre(database[0])]
+
+    def get(self, key: str) -> str | None:
+        """The text of a key, or None."""
+        return _texts(self._etcdctl("get", PREFIX + key)).get(key)
+
+    def list(self, folder: str) -> dict[str, str]:
+        """Key -> text of all keys that begin so, in the order of their names."""
+        return _texts(self._etcdctl("get", "--prefix", PREFIX + folder))
+
+    def put(self, key: str, text: str, *, lease: str = "0") -> None:
+        """Write a key; with a lease it ends with that."""
+        self._etcdctl("put", f"--lease={lease}", PREFIX + key, stdin=text)
+
+    def create(self, key: str, word: str, *, lease: str) -> bool:
+        """Write a key that ends with the lease, unless it is there (then False). `word` has no blanks or quotes."""
+        name = PREFIX + key
+        transaction = f'create("{name}") = "0"\n\nput --lease={lease} {name} {word}\n\n\n'
+        return bool(self._etcdctl("txn", stdin=transaction).get("succeeded", False))
+
+    def delete(self, key: str) -> None:
+        """Remove a key, if it is there."""
+        self._etcdctl("del", PREFIX + key)
+
+    def grant(self, seconds: int) -> str:
+        """A new lease; it and its keys end after so long without `renew`."""
+        return f"{self._etcdctl('lease', 'grant', str(seconds))['ID']:x}"
+
+    def renew(self, lease: str) -> bool:
+        """Let the lease begin anew; False if it has ended."""
+        return int(self._etcdctl("lease", "keep-alive", "--once", lease).get("TTL", 0)) > 0
+
+    def revoke(self, lease: str) -> None:
+        """End the lease and its keys, if it is there."""
+        self._etcdctl("lease", "revoke", lease, missing_is_fine=True)
+
+    def _etcdctl(self, *arguments: str, stdin: str = "", missing_is_fine: bool = False) -> dict[str, Any]:
+        """What etcdctl answers, asked on the first database host that can tell."""
+        command = shlex.join(["sudo", "-n", "/usr/local/sbin/longhaul-etcdctl", "--write-out=json", *arguments])
+        # In the command line, for what is fed through SSH's standard input may end in the middle.
+        command = f"printf %s {base64.b64encode(stdin.encode()).decode()} | base64 --decode | {command}"
+        reasons: list[str] = []
+        absent = 0
+        for host in self._hosts:
+            try:
+                with self._environment.connection(host) as connection:
+                    answer = connection.run(command, hide=True, warn=True, timeout=ANSWER_SECONDS)
+            except Failure:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever SSH meets, the next host is asked
+                reasons.append(f"{host.name}: {str(error) or type(error).__name__}")
+                continue
+            if answer.return_code == 0:
+                return _json(answer.stdout)
+            said = answer.stderr.strip()
+            if missing_is_fine and "requested lease not found" in said:
+                return {}
+            if "lease not found" in said:
+                return {"TTL": 0}
+            absent += "command not found" in said or answer.return_code == COMMAND_NOT_FOUND
+            reasons.append(f"{host.name}: {said[-200:]}")
+        if absent == len(self._hosts):
+            raise NotThereYet(f"The environment '{self._environment.name}' has no etcd yet.", "Run: ./inv provision")
+        raise Failure(
+            f"etcd of '{self._environment.name}' does not answer, so nobody can say who else is at work there: "
+            f"{'; '.join(reasons)}",
+            "See ./inv status. If it cannot be mended first, --without-lock goes ahead: make sure that you are alone.",
+            Exit.UNAVAILABLE,
+        )
+
+
+def _datacentre(host: Host) -> str:
+    return str(host.variables.get("site_datacentre", ""))
+
+
+def _json(text: str) -> dict[str, Any]:
+    """The last object of an answer; keep-alive answers in plain lines before some versions of etcdctl."""
+    for line in reversed(text.strip().splitlines()):
+        if line.startswith("{"):
+            found: dict[str, Any] = json.loads(line)
+            return found
+    return {}
+
+
+def _texts(answer: dict[str, Any]) -> dict[str, str]:
+    def text(value: str) -> str:
+        return base64.b64decode(value).decode()
+
+    return {text(entry["key"]).removeprefix(PREFIX): text(entry.get("value", "")) for entry in answer.get("kvs", [])}

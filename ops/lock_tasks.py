@@ -1,0 +1,28 @@
+"""The tasks about the lock of an environment."""
+
+from __future__ import annotations
+
+from ops.cli import confirm, console, task
+from ops.deployment import lock
+from ops.deployment.store import Store
+from ops.environment import Environment
+
+
+@task(name="show", help={"env": "environment to look at"})
+def show(_context: object, env: str = "lab") -> None:
+    """Show who is changing the environment now."""
+    holder = lock.current(Store(Environment.named(env)))
+    console.print(f"'{env}' is locked by {holder}." if holder else f"'{env}' is not locked.", markup=False)
+
+
+@task(name="break", help={"env": "environment to unlock", "yes": "do not ask"})
+def break_lock(_context: object, env: str = "lab", yes: bool = False) -> None:
+    """Take the lock away from whoever holds it."""
+    store = Store(Environment.named(env))
+    holder = lock.current(store)
+    if holder is None:
+        console.print(f"'{env}' is not locked.", markup=False)
+        return
+    confirm(f"'{env}' is locked by {holder}. Is that process dead, or do they agree?", yes=yes)
+    lock.break_lock(store)
+    console.print("The lock is free. Resume what was begun, or go back: ./inv deploys", markup=False)

@@ -1,0 +1,74 @@
+"""Makes the hosts what the inventory says, and tells where they are not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import ExitStack
+from dataclasses import asdict
+
+from rich.console import Console
+
+from ops import secrets
+from ops.ansible import Change, run_playbook
+from ops.cli import confirm, console, task
+from ops.deployment import lock, plan
+from ops.deployment.store import NotThereYet, Store
+from ops.environment import Environment
+from ops.errors import Failure
+
+
+@task(help={"env": "environment to prepare", "yes": "do not show what will change and ask"})
+def provision(_context: object, env: str = "lab", yes: bool = False) -> None:
+    """Make all hosts what the inventory says."""
+    environment = Environment.named(env)
+    if not (environment.is_lab or yes):
+        secrets.read(env)
+        changes = check(environment)
+        if not changes:
+            console.print("The hosts are what the inventory says: nothing to change.")
+            return
+        Console().print(plan.table_of(changes))
+        confirm(f"Change the hosts of '{env}'?", yes=False)
+    with ExitStack() as stack:
+        lock_if_there(stack, Store(environment), "provision")
+        run_playbook(environment, "site")
+
+
+@task(help={"env": "environment to look at", "json": "as JSON, for programs"})
+def drift(_context: object, env: str = "lab", json_: bool = False) -> None:
+    """Show where hosts differ from the inventory; fails if any does."""
+    environment = Environment.named(env)
+    changes = run_playbook(environment, "site", check=True)
+    if json_:
+        sys.stdout.write(json.dumps([asdict(change) for change in changes], indent=2) + "\n")
+    elif changes:
+        Console().print(plan.table_of(changes))
+    if changes:
+        hosts = sorted({change.host for change in changes})
+        raise Failure(
+            f"{len(changes)} differences on {', '.join(hosts)}.",
+            "Make them what the inventory says: ./inv provision. Or put the change into roles/ or inventories/.",
+        )
+    console.print(f"No difference: the hosts of '{env}' are what the inventory says.")
+
+
+def check(environment: Environment) -> list[Change]:
+    """What site.yml would change. Raises Failure if it cannot be told."""
+    try:
+        return run_playbook(environment, "site", check=True)
+    except Failure as failure:
+        raise Failure(
+            f"What would change cannot be told: {failure.message}",
+            "New hosts cannot be checked before their first packages are there: look at the inventory, then add --yes.",
+            failure.code,
+        ) from failure
+
+
+def lock_if_there(stack: ExitStack, store: Store, reason: str) -> lock.Lock | None:
+    """The lock, held until the stack ends; None on an environment that was never provisioned."""
+    try:
+        return stack.enter_context(lock.held(store, reason))
+    except NotThereYet:
+        console.print("No lock yet: this environment is new.")
+        return None

@@ -1,0 +1,229 @@
+"""Deploying onto a site that serves users: nobody notices, nothing changes that need not, and what fails goes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ops import ansible, release
+from ops.environment import LAB_ENVIRONMENT
+from ops.paths import ROOT, tool
+from tests.support.clients import random_file
+from tests.support.recap import recaps
+from tests.support.releases import altered, in_wheel
+from tests.support.site import Poller, Site, inv
+
+MB = 1_000_000
+TASKS_PER_HOST = 100
+AGAIN = "-again-"
+DEPLOY = ("deploy", f"--env={LAB_ENVIRONMENT}", "--no-provision", "--yes")
+
+
+@pytest.fixture
+def current(site: Site) -> release.Release:
+    """The release that the site runs, or was given another name from."""
+    return release.find(site.versions()["web1"].partition(AGAIN)[0])
+
+
+@pytest.fixture
+def steady(site: Site) -> Iterator[Poller]:
+    """Requests 20 times a second while the test runs; none of them may fail."""
+    # Not the health page: a host that is about to be drained says so there, to the balancers.
+    with Poller(site, "/") as pages:
+        yield pages
+    assert not pages.failures, f"{len(pages.failures)} of {pages.asked} requests failed: {pages.failures[:5]}"
+    assert pages.asked > 0
+
+
+def name_of(current: release.Release) -> str:
+    """A version that nobody has used."""
+    return f"{current.version}{AGAIN}{time.time_ns() // 1_000_000}"
+
+
+def assert_on(site: Site, version: str) -> None:
+    """Every host runs that release, serves, and remembers no switch that did not end."""
+    assert set(site.versions().values()) == {version}
+    for host in site.versions():
+        marks = site.run(host, "find", "/opt/longhaul/switching", "/var/lib/longhaul/drain", "-maxdepth", "0", "-print")
+        assert not marks
+    for balancer in site.group("loadbalancers"):
+        assert set(site.backends(balancer).values()) == {"UP"}
+
+
+def newest(site: Site) -> dict[str, object]:
+    """The record of the last deployment."""
+    done = inv("deploys", f"--env={LAB_ENVIRONMENT}", "--json")
+    assert done.returncode == 0, done.stdout
+    found: list[dict[str, object]] = json.loads(done.stdout)
+    return found[0]
+
+
+def test_to_a_new_release_and_back(site: Site, current: release.Release, tmp_path: Path) -> None:
+    """Under requests 20 times a second and an upload: no request fails, and on the hosts only the release changes."""
+    file = tmp_path / f"deploy-{time.time_ns()}.bin"
+    sha256 = random_file(file, 150 * MB, seed=9)
+    version, before = name_of(current), site.versions()["web1"]
+    began = time.monotonic()
+    # So slow that both web hosts are switched while it runs.
+    with altered(current, version), site.line("steady", "8mbit") as line:
+        upload = line.start("tus-js-client", file)
+        with Poller(site, "/") as pages:
+            done = inv("deploy", f"--env={LAB_ENVIRONMENT}", f"--release={version}", "--yes")
+            elapsed = time.monotonic() - began
+            assert done.returncode == 0, done.stdout[-10000:]
+            assert_on(site, version)
+            back = inv("rollback", f"--env={LAB_ENVIRONMENT}", "--yes")
+        assert back.returncode == 0, back.stdout[-10000:]
+        assert not pages.failures, f"{len(pages.failures)} of {pages.asked} requests failed: {pages.failures[:5]}"
+        assert pages.asked > elapsed * 10, f"only {pages.asked} requests in {elapsed:.0f} s say nothing"
+        upload.wait_success(150)
+    assert_on(site, before)
+    said = site.wait_done(upload.upload_id)
+    assert said["sha256"] == sha256
+    assert len(upload.of("request", method="POST")) == 1
+    record = newest(site)
+    assert (record["operation"], record["release"], record["result"]) == ("rollback", before, "done")
+
+    steps = {name: int(seconds) for name, seconds in re.findall(r"^([a-z0-9 ]+): (\d+) s$", done.stdout, re.MULTILINE)}
+    hosts = recaps(done.stdout)[0]
+    assert set(hosts) >= set(site.environment.hosts), "not every host was looked at"
+    changed = {host: counts["changed"] for host, counts in hosts.items() if counts["changed"]}
+    assert not changed, f"tasks that changed something on a converged host: {changed}\n{done.stdout[-10000:]}"
+    most = max(hosts, key=lambda host: hosts[host]["ok"])
+    site.measured += [
+        f"a new release on a converged site: {elapsed:.0f} s ({steps}), none of {pages.asked} requests failed",
+        f"site.yml: at most {hosts[most]['ok']} tasks on a host ({most})",
+    ]
+    assert hosts[most]["ok"] <= TASKS_PER_HOST
+
+
+def break_web(text: str) -> str:
+    """A web service that does not start."""
+    return f"raise SystemExit('this release is broken')\n{text}"
+
+
+def break_uploads_on_web2(text: str) -> str:
+    """A web service that starts and serves pages, but takes no uploads on one host."""
+    return text.replace(
+        "    async def _receive(self, exchange: _Exchange, upload_id: str, key: str) -> None:\n",
+        "    async def _receive(self, exchange: _Exchange, upload_id: str, key: str) -> None:\n"
+        '        if self._settings.server == "web2":\n'
+        '            raise Refusal(423, "this release is broken")\n',
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (in_wheel("longhaul/server.py", break_web), "web1 did not work with release"),
+        (in_wheel("longhaul/tus.py", break_uploads_on_web2), "web2 did not work with release"),
+    ],
+    ids=["the web service does not start", "uploads fail on the second host"],
+)
+def test_a_release_that_does_not_work_goes_back_everywhere(
+    site: Site, current: release.Release, steady: Poller, change: Callable[[Path], None], says: str
+) -> None:
+    before, version = site.versions()["web1"], name_of(current)
+    with altered(current, version, change):
+        done = inv(*DEPLOY, f"--release={version}")
+    assert done.returncode == 1, done.stdout[-10000:]
+    assert says in " ".join(done.stdout.split()), done.stdout[-10000:]
+    assert_on(site, before)
+    assert newest(site)["result"] == "returned"
+
+
+def kill_after(step: str, *arguments: str) -> str:
+    """Run a task whose whole process group is killed when the named step has ended; returns what it had said."""
+    process = subprocess.Popen(
+        [tool("invoke"), "--search-root", str(ROOT), *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    limit = threading.Timer(600, os.killpg, (process.pid, signal.SIGKILL))
+    limit.start()
+    lines: list[str] = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if re.match(rf"{re.escape(step)}: \d+ s$", line):
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+    finally:
+        limit.cancel()
+    assert process.wait(30) == -signal.SIGKILL, f"it ended before '{step}' had:\n{''.join(lines)[-5000:]}"
+    return "".join(lines)
+
+
+def test_a_deployment_whose_process_died_is_resumed(site: Site, current: release.Release, steady: Poller) -> None:
+    version = name_of(current)
+    with altered(current, version):
+        kill_after("switch worker1", *DEPLOY, f"--release={version}")
+        assert sorted(set(site.versions().values())) == sorted({version, current.version, site.versions()["web1"]})
+        locked = inv(*DEPLOY, "--resume")
+        assert locked.returncode == 75, locked.stdout
+        assert "is locked by" in locked.stdout
+        freed = inv("lock.break", f"--env={LAB_ENVIRONMENT}", "--yes")
+        assert freed.returncode == 0, freed.stdout
+        other = inv(*DEPLOY, f"--release={current.version}")
+        assert other.returncode == 75, other.stdout
+        assert "--resume" in other.stdout
+        resumed = inv(*DEPLOY, "--resume")
+        assert resumed.returncode == 0, resumed.stdout[-10000:]
+    assert_on(site, version)
+    back = inv("rollback", f"--env={LAB_ENVIRONMENT}", f"--to={current.version}", "--yes")
+    assert back.returncode == 0, back.stdout[-10000:]
+    assert_on(site, current.version)
+
+
+def test_a_version_that_is_used_for_other_content_is_refused(site: Site, current: release.Release) -> None:
+    """Before anything is switched, with the reason and what to do."""
+    command = ansible.command_line(site.environment, "release-install")
+    values = {
+        "release_version": current.version,
+        "release_archive": str(current.path),
+        "release_sha256": "0" * 64,
+    }
+    done = subprocess.run(
+        [*command, "--extra-vars", json.dumps(values)],
+        cwd=ROOT,
+        env={**os.environ, **ansible.settings()},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode != 0
+    assert "A version means one content" in " ".join(done.stdout.split()), done.stdout
+    (said,) = recaps(done.stdout)
+    assert not any(counts["changed"] for counts in said.values()), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("rollback", "--to=nothing"), 64, "Installed on all hosts"),
+        (("rollback", "--limit=lb1"), 64, "runs no release"),
+        (("deploy", "--no-provision", "--resume"), 64, "no interrupted deployment"),
+        (("deploy", "--no-provision", "--release=nothing"), 64, "There is no release 'nothing'"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(site: Site, arguments: tuple[str, ...], code: int, says: str) -> None:
+    done = inv(*arguments, f"--env={LAB_ENVIRONMENT}", "--yes")
+    assert done.returncode == code, done.stdout
+    assert says in done.stdout

@@ -1,0 +1,418 @@
+"""The lock, the record and the way back of a deployment: a store in memory, and playbooks that only say their name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ops.ansible import Change
+from ops.deployment import fleet, lock, machine, plan
+from ops.deployment import record as records
+from ops.deployment.fleet import Releases
+from ops.deployment.machine import Machine
+from ops.deployment.record import Record, Records
+from ops.deployment.store import NotThereYet, Store
+from ops.environment import Environment
+from ops.errors import Exit, Failure
+from ops.paths import INVENTORIES
+from ops.release import Release
+
+OLD, NEW = "20260101T000000-aaaaaaaaaaaa", "20260202T000000-bbbbbbbbbbbb"
+HOSTS = ["worker1", "worker2", "web1", "web2"]
+
+
+@dataclass
+class Memory:
+    """A store whose leases end when the test says so; with `away`, nobody answers."""
+
+    keys: dict[str, tuple[str, str]] = field(default_factory=dict)
+    leases: set[str] = field(default_factory=set)
+    granted: int = 0
+    away: bool = False
+
+    def _reach(self) -> None:
+        if self.away:
+            raise Failure("etcd does not answer", code=Exit.UNAVAILABLE)
+
+    def get(self, key: str) -> str | None:
+        self._reach()
+        return self.keys.get(key, (None, ""))[0]
+
+    def list(self, folder: str) -> dict[str, str]:
+        self._reach()
+        return {key: text for key, (text, _) in sorted(self.keys.items()) if key.startswith(folder)}
+
+    def put(self, key: str, text: str, *, lease: str = "0") -> None:
+        self._reach()
+        self.keys[key] = (text, lease)
+
+    def create(self, key: str, word: str, *, lease: str) -> bool:
+        self._reach()
+        return self.keys.setdefault(key, (word, lease)) == (word, lease)
+
+    def delete(self, key: str) -> None:
+        self._reach()
+        self.keys.pop(key, None)
+
+    def grant(self, seconds: int) -> str:
+        self._reach()
+        self.granted += 1
+        self.leases.add(lease := f"{self.granted:x}")
+        return lease
+
+    def renew(self, lease: str) -> bool:
+        self._reach()
+        return lease in self.leases
+
+    def revoke(self, lease: str) -> None:
+        self._reach()
+        self.leases.discard(lease)
+        self.keys = {key: entry for key, entry in self.keys.items() if entry[1] != lease}
+
+
+def store(memory: Memory) -> Store:
+    return cast(Store, memory)
+
+
+class TestLock:
+    def test_one_holder_at_a_time(self) -> None:
+        memory = Memory()
+        with lock.held(store(memory), "first"):
+            with pytest.raises(Failure, match="for: first") as refused, lock.held(store(memory), "second"):
+                pass
+            assert refused.value.code == Exit.TEMPORARY
+            assert lock.operator() in refused.value.message
+        assert not memory.keys
+        with lock.held(store(memory), "third"):
+            assert "third" in str(lock.current(store(memory)))
+
+    def test_a_holder_whose_lock_was_broken_stops(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lock, "RENEW_SECONDS", 0.01)
+        memory = Memory()
+        with lock.held(store(memory), "first") as first:
+            first.check()
+            broken = lock.break_lock(store(memory))
+            assert broken is not None
+            assert broken.reason == "first"
+            first._thread.join(10)
+            with pytest.raises(Failure, match="lost"):
+                first.check()
+            with lock.held(store(memory), "second") as second:
+                second.check()
+                first.release()
+                assert lock.current(store(memory)) is not None, "the first must not free the second's lock"
+
+    def test_a_holder_that_cannot_renew_stops(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lock, "RENEW_SECONDS", 0.01)
+        memory = Memory()
+        with lock.held(store(memory), "first") as held:
+            memory.away = True
+            held.check()
+            monkeypatch.setattr(lock, "LEASE_SECONDS", -1)
+            with pytest.raises(Failure, match="could not be reached"):
+                held.check()
+
+
+@dataclass
+class World:
+    """Hosts whose playbooks change nothing but `current`; `broken` names what fails."""
+
+    current: dict[str, str] = field(default_factory=lambda: dict.fromkeys(HOSTS, OLD))
+    broken: Callable[[str, str, str], bool] = lambda _playbook, _limit, _version: False
+    stuck: set[str] = field(default_factory=set)
+    done: list[str] = field(default_factory=list)
+    memory: Memory = field(default_factory=Memory)
+
+    def play(self, _environment: object, playbook: str, *, limit: str, extra_vars: dict[str, str]) -> list[Change]:
+        version = extra_vars["release_version"]
+        self.done.append(f"{playbook.removeprefix('release-')} {limit} {'new' if version == NEW else 'old'}".strip())
+        if self.broken(playbook, limit, version):
+            raise Failure(f"{limit} does not work")
+        if playbook == "release-switch":
+            self.current[limit] = version
+        return []
+
+    def ask(self, _environment: object, hosts: list[Any]) -> dict[str, Releases]:
+        return {
+            host.name: Releases(
+                host=host.name,
+                current=self.current[host.name],
+                switching=OLD if host.name in self.stuck else "",
+                drained=False,
+                installed=[OLD, NEW],
+                heads={},
+            )
+            for host in hosts
+        }
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    monkeypatch.setattr(machine, "run_playbook", made.play)
+    monkeypatch.setattr(fleet, "ask", made.ask)
+    monkeypatch.setattr(machine.access, "access", lambda _environment: None)
+    monkeypatch.setattr(machine, "smoke", lambda _reach, *, worker, release: made.done.append(f"smoke {worker}"))
+    return made
+
+
+def make(world: World, before: dict[str, str] | None = None) -> Machine:
+    environment = Environment("lab", INVENTORIES / "lab")
+    record = Record.new("deploy", NEW, "test")
+    record.before = dict(world.current) if before is None else before
+    return Machine(environment, fleet.hosts_of(environment), record, Records(store(world.memory)), None)
+
+
+def deploy(made: Machine) -> None:
+    made.deploy(Release(NEW, Path("/nowhere"), "0" * 64))
+
+
+def kept(world: World) -> Record:
+    (record,) = Records(store(world.memory)).list()
+    return record
+
+
+class TestMachine:
+    def test_workers_then_web_hosts_then_the_proof(self, world: World) -> None:
+        deploy(make(world))
+        assert world.done == [
+            "install worker1,worker2,web1,web2 new",
+            "migrate  new",
+            *(f"switch {host} new" for host in HOSTS),
+            "smoke worker1",
+            "smoke worker2",
+        ]
+        record = kept(world)
+        assert record.result == records.DONE
+        assert [step.result for step in record.steps] == ["done"] * 7
+        assert record.before == dict.fromkeys(HOSTS, OLD)
+
+    def test_hosts_that_were_switched_return_the_last_first(self, world: World) -> None:
+        world.broken = lambda playbook, limit, version: (playbook, limit) == ("release-switch", "web2")
+        with pytest.raises(Failure, match="web2 does not work"):
+            deploy(make(world))
+        assert world.done[-3:] == ["switch web1 old", "switch worker2 old", "switch worker1 old"]
+        assert world.current == dict.fromkeys(HOSTS, OLD)
+        record = kept(world)
+        assert (record.result, record.message) == (records.RETURNED, "web2 does not work")
+        assert "failed: web2 does not work" in [step.result for step in record.steps]
+        assert Records(store(world.memory)).unfinished() is None
+
+    def test_hosts_return_when_the_proof_fails(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(_reach: object, **_named: str) -> None:
+            raise Failure("a wrong answer")
+
+        monkeypatch.setattr(machine, "smoke", refuse)
+        with pytest.raises(Failure, match="a wrong answer"):
+            deploy(make(world))
+        assert world.current == dict.fromkeys(HOSTS, OLD)
+
+    def test_a_host_that_cannot_return_is_named_and_the_others_return(self, world: World) -> None:
+        world.broken = lambda playbook, limit, version: limit == "web2" or (limit == "worker2" and version == OLD)
+        with pytest.raises(Failure, match=r"not back on what they had: worker2 \(has .*bbb.*, had .*aaa"):
+            deploy(make(world))
+        assert world.current["worker1"] == OLD
+        assert kept(world).result == records.FAILED
+        unfinished = Records(store(world.memory)).unfinished()
+        assert unfinished is not None
+
+    def test_a_host_that_died_in_its_switch_counts_as_not_returned(self, world: World) -> None:
+        world.broken = lambda playbook, limit, version: (playbook, limit) == ("release-switch", "worker1")
+        world.stuck = {"worker1"}
+        with pytest.raises(Failure, match="not back on what they had: worker1"):
+            deploy(make(world))
+        assert kept(world).result == records.FAILED
+
+    def test_nothing_is_returned_when_nothing_was_switched(self, world: World) -> None:
+        world.broken = lambda playbook, limit, version: playbook == "release-migrate"
+        with pytest.raises(Failure):
+            deploy(make(world))
+        assert world.done == ["install worker1,worker2,web1,web2 new", "migrate  new"]
+        assert kept(world).result == records.RETURNED
+
+    def test_a_first_deployment_has_nothing_to_return_to(self, world: World) -> None:
+        world.current = dict.fromkeys(HOSTS, "")
+        world.broken = lambda playbook, limit, version: limit == "web2"
+        with pytest.raises(Failure):
+            deploy(make(world))
+        assert world.done[-1] == "switch web2 new"
+
+    def test_an_interruption_returns_nothing_and_is_resumed(self, world: World) -> None:
+        def interrupt(playbook: str, limit: str, version: str) -> bool:
+            if limit == "web1":
+                raise KeyboardInterrupt
+            return False
+
+        world.broken = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            deploy(make(world))
+        assert world.current["worker1"] == NEW
+        unfinished = Records(store(world.memory)).unfinished()
+        assert unfinished is not None
+        assert unfinished.open_step == "switch web1"
+
+    def test_every_step_needs_the_lock(self, world: World) -> None:
+        made = make(world)
+        made.lock = cast(lock.Lock, SimpleNamespace(check=lambda: (_ for _ in ()).throw(Failure("lost"))))
+        with pytest.raises(Failure, match="lost"):
+            deploy(made)
+        assert world.done == []
+
+    def test_the_release_of_the_worker_is_only_asked_for_when_all_workers_have_it(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[str] = []
+
+        def play(_environment: object, _playbook: str, *, limit: str, extra_vars: dict[str, str]) -> list[Change]:
+            asked.append(extra_vars.get("release_probe_release", "-"))
+            return []
+
+        monkeypatch.setattr(machine, "run_playbook", play)
+        made = make(world)
+        made.go_to(NEW)
+        assert asked == [NEW] * 4
+        asked.clear()
+        made.hosts = [host for host in made.hosts if host.name == "web1"]
+        made.go_to(NEW)
+        assert asked == [""]
+
+
+class TestRecords:
+    def test_survive_as_text(self) -> None:
+        record = Record.new("deploy", NEW, 'it\'s "quoted"')
+        record.steps.append(records.Step("install", lock.now(), 1.5, "done"))
+        assert Record.from_text(record.text) == record
+
+    def test_the_oldest_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(records, "KEPT", 2)
+        memory = Memory()
+        kept = Records(store(memory))
+        for number in range(4):
+            record = Record.new("deploy", NEW, "")
+            record.id = f"2026010{number}"
+            kept.save(record)
+        kept.prune()
+        assert [record.id for record in kept.list()] == ["20260103", "20260102"]
+
+
+class TestFleet:
+    def test_workers_come_first_and_a_shared_host_is_drained(self) -> None:
+        environment = Environment("lab", INVENTORIES / "lab")
+        assert [host.name for host in fleet.hosts_of(environment)] == HOSTS
+        assert [host.name for host in fleet.hosts_of(environment, "web2, worker1")] == ["worker1", "web2"]
+
+    @pytest.mark.parametrize(("limit", "says"), [("lb1", "runs no release"), ("nobody", "no host 'nobody'")])
+    def test_a_limit_that_means_nothing_is_refused(self, limit: str, says: str) -> None:
+        with pytest.raises(Failure, match=says) as refused:
+            fleet.hosts_of(Environment("lab", INVENTORIES / "lab"), limit)
+        assert refused.value.code == Exit.USAGE
+
+
+@dataclass
+class Hosts:
+    """Database hosts that answer in turn; what is no answer is raised."""
+
+    answers: list[Any]
+    asked: list[str] = field(default_factory=list)
+    name: str = "lab"
+
+    def group(self, _name: str) -> list[Any]:
+        return [SimpleNamespace(name=f"data{number}", variables={}) for number, _ in enumerate(self.answers, 1)]
+
+    def connection(self, host: Any) -> Any:
+        return self
+
+    def __enter__(self) -> Hosts:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, command: str, **_: object) -> Any:
+        self.asked.append(command)
+        answer = self.answers[len(self.asked) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        code, stdout, stderr = answer
+        return SimpleNamespace(return_code=code, stdout=stdout, stderr=stderr)
+
+
+class TestStore:
+    GOOD = (0, json.dumps({"kvs": [{"key": "L2xvbmdoYXVsL2E=", "value": "Yg=="}]}), "")
+
+    def ask(self, *answers: Any) -> str | None:
+        return Store(cast(Environment, Hosts(list(answers)))).get("a")
+
+    def test_the_next_host_is_asked_when_one_is_away(self) -> None:
+        assert self.ask(TimeoutError("no route"), (1, "", "context deadline exceeded"), self.GOOD) == "b"
+
+    def test_nobody_answers(self) -> None:
+        with pytest.raises(Failure, match=r"data1: no route; data2: context deadline") as failed:
+            self.ask(TimeoutError("no route"), (1, "", "context deadline exceeded"))
+        assert failed.value.code == Exit.UNAVAILABLE
+        assert not isinstance(failed.value, NotThereYet)
+
+    def test_an_environment_without_etcd_is_new_only_if_no_host_has_it(self) -> None:
+        absent = (1, "", "sudo: /usr/local/sbin/longhaul-etcdctl: command not found")
+        with pytest.raises(NotThereYet):
+            self.ask(absent, absent)
+        with pytest.raises(Failure) as failed:
+            self.ask(absent, TimeoutError("no route"))
+        assert not isinstance(failed.value, NotThereYet)
+
+
+class TestPlan:
+    @pytest.fixture
+    def repository(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        """Commits the given files and returns the commit."""
+        monkeypatch.setattr(plan, "ROOT", tmp_path)
+
+        def git(*arguments: str) -> str:
+            identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+            answer = subprocess.run(
+                ["git", *identity, *arguments], cwd=tmp_path, capture_output=True, check=True, text=True
+            )
+            return answer.stdout.strip()
+
+        def commit(subject: str, **files: str) -> str:
+            for name, text in files.items():
+                path = tmp_path / plan.MIGRATIONS / f"{name}.py"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
+            git("add", "-A")
+            git("commit", "--allow-empty", "-m", subject)
+            return git("rev-parse", "HEAD")
+
+        git("init", "-q")
+        return commit
+
+    def test_commits_and_migrations_are_told(self, repository: Callable[..., str]) -> None:
+        first = repository("one", r1='phase = "expand"\n')
+        second = repository("two", r2='phase: Literal["expand", "contract"] = "contract"\n', r3="other = 1\n")
+        lines = plan.commits(first, second)
+        assert lines is not None
+        assert [line.partition(" ")[2] for line in lines] == ["two"]
+        assert plan.migrations(first, second) == [
+            plan.Migration("r2.py", "contract"),
+            plan.Migration("r3.py", "no phase"),
+        ]
+
+    def test_a_commit_that_git_does_not_know(self, repository: Callable[..., str]) -> None:
+        assert plan.commits("0" * 12, repository("one")) is None
+
+    def test_the_same_change_on_several_hosts_is_one_row(self) -> None:
+        changes = [Change("web2", "base", "Write", "/etc/x"), Change("web1", "base", "Write", "/etc/x")]
+        table = plan.table_of(changes)
+        assert table.row_count == 1
+        assert list(table.columns[3].cells) == ["web1 web2"]
+
+    def test_a_version_names_its_commit(self) -> None:
+        assert plan.commit_of(NEW) == "bbbbbbbbbbbb"
+        assert plan.commit_of(f"{NEW}-dirty-123456789012") == "bbbbbbbbbbbb"
+        assert plan.commit_of("") == ""
