@@ -62,7 +62,7 @@ def deploy(
     without_lock: bool = False,
     yes: bool = False,
 ) -> None:
-    """Build, prepare all hosts, switch one after another, and prove it."""
+    """Build, prepare all hosts, switch, and prove it."""
     began = time.monotonic()
     environment = Environment.named(env)
     if environment.is_lab:
@@ -127,7 +127,7 @@ def rollback(
     without_lock: bool = False,
     yes: bool = False,
 ) -> None:
-    """Go back to an earlier release, one host after another."""
+    """Go back to an earlier release."""
     began = time.monotonic()
     environment = Environment.named(env)
     store = Store(environment)

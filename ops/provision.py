@@ -37,7 +37,7 @@ def provision(_context: object, env: str = "lab", yes: bool = False) -> None:
 
 @task(help={"env": "environment to look at", "json": "as JSON, for programs"})
 def drift(_context: object, env: str = "lab", json_: bool = False) -> None:
-    """Show where hosts differ from the inventory; fails if any does."""
+    """Fail if a host is not what the inventory says."""
     environment = Environment.named(env)
     changes = run_playbook(environment, "site", check=True)
     if json_:
