@@ -54,5 +54,18 @@ def confirm(question: str, *, yes: bool) -> None:
         raise Failure("Nothing was changed.", code=Exit.FAILED)
 
 
+def name_again(question: str, name: str, *, given: str) -> None:
+    """Ask for a name to be typed before something is lost, unless it was `given` as an option.
+
+    Raises Failure if it is another one, or if there is nobody to ask.
+    """
+    if not given:
+        if not sys.stdin.isatty():
+            raise Failure(f"{question} Nobody is there to answer.", f"Add --confirm={name} to go ahead.", Exit.USAGE)
+        given = input(f"{question} Type its name: ").strip()
+    if given != name:
+        raise Failure(f"'{given}' is not '{name}': nothing was changed.", code=Exit.USAGE)
+
+
 def _plain(text: str) -> str:
     return text.replace("[", r"\[")

@@ -13,7 +13,7 @@ from dataclasses import asdict
 
 from ops import access, release, secrets
 from ops.ansible import run_playbook
-from ops.cli import confirm, console, task
+from ops.cli import confirm, console, name_again, task
 from ops.deployment import fleet, lock, plan
 from ops.deployment import record as records
 from ops.deployment.machine import Machine
@@ -158,6 +158,42 @@ def rollback(
         finally:
             _notify(environment, record)
     console.rule(f"'{env}' is back on {target} in {time.monotonic() - began:.0f} s")
+
+
+@task(
+    help={
+        "env": "environment to change",
+        "confirm": "the environment's name, instead of being asked for it",
+        "reason": "why, for the lock and the record",
+    }
+)
+def contract(_context: object, env: str = "lab", confirm: str = "", reason: str = "") -> None:
+    """Remove from the database what no kept release needs."""
+    environment = Environment.named(env)
+    store = Store(environment)
+    hosts = fleet.hosts_of(environment)
+    found = fleet.ask(environment, hosts)
+    versions = {releases.current for releases in found.values()}
+    if len(versions) != 1 or not next(iter(versions)):
+        raise Failure(
+            f"The hosts run different releases ({', '.join(sorted(versions))}).", "First: ./inv deploy --resume"
+        )
+    version = versions.pop()
+    heads = sorted({head for releases in found.values() for head in releases.heads.values()})
+    if "" in heads:
+        raise Failure(
+            "A host keeps a release that does not say which database it needs.",
+            "Deploy newer ones until it is gone: hosts keep a fixed number (policy_releases_kept).",
+        )
+    name_again(f"What is removed comes back from a backup only. Contract the database of '{env}'?", env, given=confirm)
+    with lock.held(store, reason or "contract the database") as held:
+        record = Record.new("contract", version, reason or "contract the database")
+        machine = _machine(environment, hosts, record=record, kept=Records(store), held=held, resumed=None)
+        try:
+            machine.contract(version, heads)
+        finally:
+            _notify(environment, record)
+    console.print("The database has nothing left that no release needs.")
 
 
 @task(

@@ -198,7 +198,12 @@ def _manifest(version: str, content: Path) -> dict[str, object]:
         }
         for path in _content(content)
     }
-    return {"version": version, "python": HOST_PYTHON, "files": files}
+    return {"version": version, "python": HOST_PYTHON, "schema_head": _schema_head(), "files": files}
+
+
+def _schema_head() -> str:
+    """The newest revision of the database, by the number that its file's name begins with."""
+    return max(path.name.partition("_")[0] for path in (APP / "migrations" / "versions").glob("[0-9]*_*.py"))
 
 
 def _pack(content: Path, built_at: int, target: Path) -> None:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong settings (as in sysexits.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -57,17 +58,30 @@ def processor(_: argparse.Namespace) -> int:
 
 
 def migrate(arguments: argparse.Namespace) -> int:
-    """Bring the database's tables to this release's shape."""
-    from longhaul.schema import MigrationError
-    from longhaul.schema import migrate as apply
+    """Bring the database's tables to this release's shape, or only tell what that would be."""
+    from longhaul import schema
 
+    heads = [head for head in arguments.kept_heads.split(",") if head]
     try:
-        applied = apply(_settings(), arguments.phase)
-    except MigrationError as error:
+        if arguments.plan:
+            sys.stdout.write(json.dumps(schema.plan(_settings()).as_dict()) + "\n")
+            return 0
+        applied = schema.migrate(_settings(), arguments.phase, heads)
+    except schema.MigrationError as error:
         logs.get(__name__).error(str(error))
         return FAILED
     logs.get(__name__).info("database is up to date", extra={"applied": applied})
     return 0
+
+
+def _migrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--phase", choices=["expand", "contract"], default="expand")
+    parser.add_argument(
+        "--plan", action="store_true", help="change nothing; fail if this release cannot use the database"
+    )
+    parser.add_argument(
+        "--kept-heads", default="", metavar="REVISION,...", help="for contract: newest revisions of all kept releases"
+    )
 
 
 COMMANDS = {
@@ -77,7 +91,7 @@ COMMANDS = {
     "migrate": Command(
         "bring the database to this release's shape",
         migrate,
-        lambda parser: parser.add_argument("--phase", choices=["expand", "contract"], default="expand"),
+        _migrate_arguments,
     ),
 }
 

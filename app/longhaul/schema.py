@@ -1,14 +1,23 @@
-"""Bringing the database's tables to the shape this release needs.
+"""Brings the database to the shape this release needs, and judges whether it can live with the one there is.
 
-Revisions live in `migrations/versions`; each declares `phase`. A deploy runs the expanding ones before the new code
-starts; a contracting one runs only when asked for, once no older release is left.
+Revisions live in `migrations/versions`; each declares `phase`. A deployment applies the expanding ones before the new
+code starts: releases that do not know them go on working. A contracting one takes away what older releases need, so it
+also declares `needs_head`: the revision that a release must ship to live without. It is applied only when asked for,
+and only when every release that hosts keep for a rollback ships that.
+
+The database keeps what was applied (`schema_revisions`), so that a release can judge a database that is ahead of it.
 """
 
 from __future__ import annotations
 
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import psycopg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
@@ -23,67 +32,100 @@ log = logs.get(__name__)
 
 type Phase = Literal["expand", "contract"]
 
-LOCK_SECONDS = 5
-"""A migration that waits longer than this for a lock gives up: everything else would queue behind it."""
+LOCK_SECONDS = 2
+"""A statement that waits longer than this for a lock gives up: everything else queues behind it."""
+LOCK_TRIES = 10
+"""So often a revision is tried; after each try the others get through."""
+LOCK_PAUSE_SECONDS = 3.0
 _ADVISORY_LOCK = 0x6C6F6E67
+
+_APPLIED = """
+create table if not exists schema_revisions (
+    revision text primary key,
+    phase text not null,
+    needs_head text,
+    release text not null,
+    applied_at timestamptz not null default now()
+)
+"""
+_NOTE = (
+    "insert into schema_revisions (revision, phase, needs_head, release)"
+    " values (:revision, :phase, :needs_head, :release) on conflict do nothing"
+)
 
 
 class MigrationError(Exception):
-    """The revisions cannot be applied; the message says why and what to do."""
+    """The revisions cannot be applied, or this release cannot use the database; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A revision of this release. `needs_head` is only set if its phase is contract."""
+
+    revision: str
+    phase: Phase
+    needs_head: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The database's revision ("" if it is empty), whether this release does not know it, and what it lacks."""
+
+    current: str
+    ahead: bool
+    pending: list[Revision]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
 def scripts() -> ScriptDirectory:
     """The revisions of this release."""
-    config = Config()
-    config.set_main_option("script_location", str(_folder()))
-    return ScriptDirectory.from_config(config)
+    return ScriptDirectory.from_config(_config())
 
 
-def migrate(settings: Settings, phase: Phase = "expand") -> list[str]:
+def revisions() -> list[Revision]:
+    """The revisions of this release, oldest first. Raises MigrationError if one does not declare what it must."""
+    ordered = list(scripts().walk_revisions())[::-1]
+    known = [script.revision for script in ordered]
+    return [
+        Revision(script.revision, phase_of(script), _needs_head(script, known), (script.doc or "").strip())
+        for script in ordered
+    ]
+
+
+def migrate(settings: Settings, phase: Phase = "expand", kept_heads: Sequence[str] = ()) -> list[str]:
     """Apply what is missing, up to the last revision of `phase` that can be reached, and return the revisions applied.
 
-    With "expand", stops before the first contracting revision. Raises MigrationError.
+    With "expand", stops before the first contracting revision. With "contract", `kept_heads` are the newest revisions
+    of all releases that hosts keep. Raises MigrationError; the revision that failed has changed nothing then.
     """
-    conninfo = make_conninfo(settings.database, password=settings.credential("database-password"))
-    engine = sqlalchemy.create_engine(
-        "postgresql+psycopg://", creator=_connector(conninfo), poolclass=sqlalchemy.NullPool
-    )
-    with engine.connect() as connection:
+    with _connection(settings) as connection:
         # Two hosts that deploy at once take turns.
         connection.execute(sqlalchemy.text("select pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
-        connection.execute(sqlalchemy.text(f"set lock_timeout = '{LOCK_SECONDS}s'"))
         connection.commit()
-        missing = pending(connection)
-        wanted: list[Script] = []
-        for script in missing:
-            if phase_of(script) == "contract" and phase == "expand":
-                log.info("contracting revision left for later", extra={"revision": script.revision})
-                break
-            wanted.append(script)
-        for script in wanted:
-            config = Config()
-            config.set_main_option("script_location", str(_folder()))
-            config.attributes["connection"] = connection
-            command.upgrade(config, script.revision)
-            connection.commit()
-            log.info("revision applied", extra={"revision": script.revision})
-        return [script.revision for script in wanted]
+        plan = _plan(connection)
+        _keep_what_was_applied(connection, settings.release, plan)
+        wanted: list[Revision] = []
+        for revision in plan.pending:
+            if revision.phase == "contract":
+                if phase == "expand":
+                    log.info("contracting revision left for later", extra={"revision": revision.revision})
+                    break
+                _refuse_while_needed(revision, kept_heads)
+            wanted.append(revision)
+        for revision in wanted:
+            _patiently(lambda revision=revision: _apply(connection, settings.release, revision), connection, revision)  # type: ignore[misc]
+            log.info("revision applied", extra={"revision": revision.revision, "phase": revision.phase})
+        return [revision.revision for revision in wanted]
 
 
-def pending(connection: sqlalchemy.Connection) -> list[Script]:
-    """Revisions that this database lacks, oldest first. Raises MigrationError if it is ahead of this release."""
-    directory = scripts()
-    current = MigrationContext.configure(connection).get_current_revision()
-    connection.rollback()
-    order = list(directory.walk_revisions())[::-1]
-    known = [script.revision for script in order]
-    if current is None:
-        return order
-    if current not in known:
-        raise MigrationError(
-            f"the database is at revision {current}, which this release does not know: deploy a release that has it"
-        )
-    return order[known.index(current) + 1 :]
+def plan(settings: Settings) -> Plan:
+    """What `migrate` would find; changes nothing. Raises MigrationError if this release cannot use the database."""
+    with _connection(settings) as connection:
+        return _plan(connection)
 
 
 def phase_of(script: Script) -> Phase:
@@ -96,12 +138,136 @@ def phase_of(script: Script) -> Phase:
     raise MigrationError(f'revision {script.revision} must declare phase = "expand" or "contract"')
 
 
+def _needs_head(script: Script, known: Sequence[str]) -> str | None:
+    needs = getattr(script.module, "needs_head", None)
+    if phase_of(script) == "expand":
+        return None
+    if needs not in known or known.index(needs) >= known.index(script.revision):
+        raise MigrationError(
+            f"revision {script.revision} contracts: it must declare needs_head, a revision before it from which on "
+            "releases do not need what it takes away"
+        )
+    return str(needs)
+
+
+def _plan(connection: sqlalchemy.Connection) -> Plan:
+    ordered = revisions()
+    known = [revision.revision for revision in ordered]
+    current = MigrationContext.configure(connection).get_current_revision()
+    connection.rollback()
+    if current is None:
+        return Plan("", False, ordered)
+    if current in known:
+        return Plan(current, False, ordered[known.index(current) + 1 :])
+    _refuse_a_shape_without_what_is_needed(connection, current, known)
+    return Plan(current, True, [])
+
+
+def _refuse_a_shape_without_what_is_needed(
+    connection: sqlalchemy.Connection, current: str, known: Sequence[str]
+) -> None:
+    """Raise MigrationError unless all revisions that this release does not know leave it what it needs."""
+    rows: Sequence[Any] = []
+    if sqlalchemy.inspect(connection).has_table("schema_revisions"):
+        query = "select revision, phase, needs_head from schema_revisions order by applied_at, revision"
+        rows = connection.execute(sqlalchemy.text(query)).all()
+    connection.rollback()
+    if current not in {row.revision for row in rows}:
+        raise MigrationError(
+            f"the database is at revision {current}, which this release does not know: deploy a release that has it"
+        )
+    for row in rows:
+        if row.revision not in known and row.phase == "contract" and row.needs_head not in known:
+            raise MigrationError(
+                f"revision {row.revision} took away from the database what this release needs; releases from revision "
+                f"{row.needs_head} on do without: choose one of those"
+            )
+
+
+def _refuse_while_needed(revision: Revision, kept_heads: Sequence[str]) -> None:
+    """Raise MigrationError if a release that hosts keep needs what the revision takes away."""
+    known = [one.revision for one in revisions()]
+    if not kept_heads:
+        raise MigrationError(f"revision {revision.revision} contracts: say which releases hosts keep (their heads)")
+    assert revision.needs_head is not None, "revisions() has seen to it"
+    for head in kept_heads:
+        # A head that this release does not know is of a newer one.
+        if head in known and known.index(head) < known.index(revision.needs_head):
+            raise MigrationError(
+                f"revision {revision.revision} would take away what a release with head {head} needs, and hosts keep "
+                f"such a release: deploy newer ones until it is gone (they keep a fixed number), then ask again"
+            )
+
+
+def _keep_what_was_applied(connection: sqlalchemy.Connection, release: str, found: Plan) -> None:
+    """Make the table, and note what was applied before there was one."""
+    connection.execute(sqlalchemy.text(_APPLIED))
+    if not found.ahead and found.current:
+        for revision in revisions():
+            connection.execute(sqlalchemy.text(_NOTE), _noted(revision, release))
+            if revision.revision == found.current:
+                break
+    connection.commit()
+
+
+def _noted(revision: Revision, release: str) -> dict[str, str | None]:
+    return {
+        "revision": revision.revision,
+        "phase": revision.phase,
+        "needs_head": revision.needs_head,
+        "release": release,
+    }
+
+
+def _apply(connection: sqlalchemy.Connection, release: str, revision: Revision) -> None:
+    """One revision with its note, in one transaction."""
+
+    def note(**_: object) -> None:
+        connection.execute(sqlalchemy.text(_NOTE), _noted(revision, release))
+
+    connection.execute(sqlalchemy.text(f"set lock_timeout = '{LOCK_SECONDS}s'"))
+    connection.commit()
+    config = _config()
+    config.attributes["connection"] = connection
+    config.attributes["on_version_apply"] = note
+    command.upgrade(config, revision.revision)
+    connection.commit()
+
+
+def _patiently(apply: Callable[[], None], connection: sqlalchemy.Connection, revision: Revision) -> None:
+    """Try again while others hold a lock that the revision needs. Raises MigrationError."""
+    for number in range(1, LOCK_TRIES + 1):
+        try:
+            return apply()
+        except sqlalchemy.exc.DBAPIError as error:
+            connection.rollback()
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise MigrationError(
+                    f"revision {revision.revision} failed and changed nothing: {error.orig}. Mend it and deploy again"
+                ) from error
+            log.warning("revision waits for a lock", extra={"revision": revision.revision, "try": number})
+        if number < LOCK_TRIES:
+            time.sleep(LOCK_PAUSE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # spreads, protects nothing
+    raise MigrationError(
+        f"revision {revision.revision} met a lock in each of {LOCK_TRIES} tries and changed nothing: find the long "
+        "transaction (pg_stat_activity), end it or wait for it, and deploy again"
+    )
+
+
+def _connection(settings: Settings) -> sqlalchemy.Connection:
+    conninfo = make_conninfo(settings.database, password=settings.credential("database-password"))
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(conninfo), poolclass=sqlalchemy.NullPool
+    )
+    return engine.connect()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_folder()))
+    return config
+
+
 def _folder() -> Path:
     packaged = Path(__file__).parent / "migrations"
     return packaged if packaged.exists() else Path(__file__).parent.parent / "migrations"
-
-
-def _connector(conninfo: str) -> object:
-    import psycopg
-
-    return lambda: psycopg.connect(conninfo)

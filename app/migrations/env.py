@@ -5,6 +5,8 @@ from __future__ import annotations
 from alembic import context
 
 connection = context.config.attributes["connection"]
-context.configure(connection=connection, transaction_per_migration=True)
+# Runs in the transaction of each revision.
+note = context.config.attributes["on_version_apply"]
+context.configure(connection=connection, transaction_per_migration=True, on_version_apply=note)
 with context.begin_transaction():
     context.run_migrations()

@@ -8,7 +8,8 @@ from alembic import op
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
-# "expand": the running release still works after it. "contract": only once no old release runs.
+# "expand": the running release still works after it. "contract": it takes something away; then also
+# needs_head = the revision that a release must ship to live without that.
 phase: Literal["expand", "contract"] = "expand"
 
 

@@ -16,7 +16,6 @@ from longhaul import cli, logs, schema
 from longhaul.access import AccessTokens
 from longhaul.server import without_key
 from longhaul.settings import Settings, SettingsError, installed_release
-from ops.throwaway_postgresql import ThrowawayPostgresql
 from tests.conftest import NewDatabase
 
 MINIMUM = {"LONGHAUL_DATABASE": "host=data1", "LONGHAUL_STORE": "directory:/store"}
@@ -143,22 +142,8 @@ def test_every_revision_declares_its_phase_and_all_form_one_line() -> None:
 def test_migrating_twice_changes_nothing_and_an_unknown_revision_is_refused(new_database: NewDatabase) -> None:
     settings = Settings(database=new_database(), store="directory:/nowhere")
     assert schema.migrate(settings) == []
-    assert schema.migrate(settings, "contract") == []
+    assert schema.migrate(settings, "contract", ["0001"]) == []
     with psycopg.connect(settings.database) as database:
         database.execute("update alembic_version set version_num = 'from the future'")
     with pytest.raises(schema.MigrationError, match="deploy a release that has it"):
         schema.migrate(settings)
-
-
-def test_a_contracting_revision_waits_to_be_asked_for(
-    postgresql: ThrowawayPostgresql, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "contracting"
-    postgresql.sql(f"create database {name} owner longhaul")
-    conninfo = postgresql.conninfo.replace("dbname=longhaul", f"dbname={name}")
-    settings = Settings(database=conninfo, store="directory:/nowhere")
-    monkeypatch.setattr(schema, "phase_of", lambda _: "contract")
-    assert schema.migrate(settings) == []
-    assert schema.migrate(settings, "contract") == [
-        script.revision for script in reversed(list(schema.scripts().walk_revisions()))
-    ]

@@ -8,7 +8,7 @@ each of them had before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -52,7 +52,15 @@ class Machine:
     def go_to(self, version: str) -> None:
         """Switch to a release that all hosts have, and prove it. Raises Failure like `deploy`."""
         with self._whole():
+            with self._step("look at the database"):
+                self._play("release-migrate", "", version, release_migrate_arguments="--plan")
             self._switch_all(version)
+
+    def contract(self, version: str, kept_heads: Sequence[str]) -> None:
+        """Take away from the database what no kept release needs. Raises Failure; nothing was changed then."""
+        arguments = f"--phase contract --kept-heads {','.join(kept_heads)}"
+        with self._whole(), self._step("contract the database"):
+            self._play("release-migrate", "", version, release_migrate_arguments=arguments)
 
     # --- Steps --------------------------------------------------------------------------------------------------------
 

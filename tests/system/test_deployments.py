@@ -121,13 +121,23 @@ def break_uploads_on_web2(text: str) -> str:
     )
 
 
+def broken_migration(_nothing: str) -> str:
+    """A revision that fails after it has changed something."""
+    return (
+        '"""Fails."""\nfrom alembic import op\n'
+        f'revision, down_revision, phase = "9999", "{release._schema_head()}", "expand"\n'
+        "def upgrade():\n    op.execute('create table half_made (id int)')\n    op.execute('select 1/0')\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (in_wheel("longhaul/server.py", break_web), "web1 did not work with release"),
         (in_wheel("longhaul/tus.py", break_uploads_on_web2), "web2 did not work with release"),
+        (in_wheel("longhaul/migrations/versions/9999_fails.py", broken_migration), "revision 9999 failed and changed"),
     ],
-    ids=["the web service does not start", "uploads fail on the second host"],
+    ids=["the web service does not start", "uploads fail on the second host", "a migration fails"],
 )
 def test_a_release_that_does_not_work_goes_back_everywhere(
     site: Site, current: release.Release, steady: Poller, change: Callable[[Path], None], says: str

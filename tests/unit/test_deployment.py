@@ -277,11 +277,11 @@ class TestMachine:
         monkeypatch.setattr(machine, "run_playbook", play)
         made = make(world)
         made.go_to(NEW)
-        assert asked == [NEW] * 4
+        assert asked == ["-", *[NEW] * 4]
         asked.clear()
         made.hosts = [host for host in made.hosts if host.name == "web1"]
         made.go_to(NEW)
-        assert asked == [""]
+        assert asked == ["-", ""]
 
 
 class TestRecords:

@@ -10,6 +10,8 @@ from procrastinate.schema import SchemaManager
 revision = "0001"
 down_revision = None
 phase: Literal["expand", "contract"] = "expand"
+procrastinate_up_to = "03.04.00_50_post_add_retry_failed_job_procedure.sql"
+"""The newest of Procrastinate's own migrations that is in the schema below; later ones need revisions of their own."""
 
 UPLOADS = """
 create table uploads (
