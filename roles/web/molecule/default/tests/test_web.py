@@ -184,6 +184,7 @@ def test_the_service_comes_back_when_it_dies(host: Host, ask: Callable[[], Any])
 
 @pytest.mark.usefixtures("release")
 def test_migrations_run_with_the_release_that_is_named(host: Host, variables: Mapping[str, Any]) -> None:
+    host.run_test("echo 'MIGRATE_ARGUMENTS=--phase expand' >/run/longhaul-migrate.env")
     host.check_output("systemctl start longhaul-migrate@stand-in.service")
     said = host.check_output("journalctl --unit=longhaul-migrate@stand-in.service --output=cat --no-pager")
     report = json.loads(next(line for line in said.splitlines() if line.startswith("{")))
