@@ -69,10 +69,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # ansible-core has no
 
 
 def _reason(said: dict[str, Any]) -> str:
-    """What a failed task says; a command says more on its standard error."""
+    """What a failed task says; a command says more on its standard error, or in its last line."""
     if said.get("_ansible_no_log") or "censored" in said:
         return "it keeps its output secret"
-    return str(said.get("stderr") or said.get("msg") or "it does not say why").strip()
+    text = str(said.get("stderr") or "").strip() or str(said.get("stdout") or "").strip().rpartition("\n")[2]
+    return text or str(said.get("msg") or "it does not say why").strip()
 
 
 def _item(said: dict[str, Any]) -> str:
