@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def run_playbook(
     check: bool = False,
     tags: Sequence[str] = (),
 ) -> list[Change]:
-    """Run `playbooks/<name>.yml`, its output going to the terminal, and return what it changed (or would, in a check).
+    """Run `playbooks/<name>.yml`, its output going to standard error; return what it changed (a check: would).
 
     Raises Failure if any host failed.
     """
@@ -75,7 +76,7 @@ def run_playbook(
             command += ["--extra-vars", f"@{path}"]
         changes = Path(directory) / "changes.jsonl"
         variables = {**os.environ, **settings(), CHANGES_FILE: str(changes)}
-        answer = subprocess.run(command, cwd=ROOT, env=variables, check=False)
+        answer = subprocess.run(command, cwd=ROOT, env=variables, stdout=sys.stderr, check=False)
         found = [Change(**json.loads(line)) for line in changes.read_text().splitlines()] if changes.exists() else []
     if answer.returncode != 0:
         # A rescue fails last, and knows most.

@@ -47,7 +47,7 @@ def drift(_context: object, env: str = "lab", json_: bool = False) -> None:
     if changes:
         hosts = sorted({change.host for change in changes})
         raise Failure(
-            f"{len(changes)} differences on {', '.join(hosts)}.",
+            f"{len(changes)} {'difference' if len(changes) == 1 else 'differences'} on {', '.join(hosts)}.",
             "Make them what the inventory says: ./inv provision. Or put the change into roles/ or inventories/.",
         )
     console.print(f"No difference: the hosts of '{env}' are what the inventory says.")
