@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # tests that need no site must not wait for its libraries
-    from tests.support.site import Site
+    from ops.release import Release
+    from tests.support.site import Poller, Site
 
 _SITE = pytest.StashKey["Site"]()
 
@@ -34,6 +35,27 @@ def site(deployed: Site) -> Iterator[Site]:
     yield deployed
     for client in deployed.started:
         client.stop()
+
+
+@pytest.fixture
+def current(site: Site) -> Release:
+    """The release that the site runs, or was given another name from."""
+    from ops.release import find
+    from tests.support.deployments import AGAIN
+
+    return find(site.versions()["web1"].partition(AGAIN)[0])
+
+
+@pytest.fixture
+def steady(site: Site) -> Iterator[Poller]:
+    """Requests 20 times a second while the test runs; none of them may fail."""
+    from tests.support.site import Poller
+
+    # Not the health page: a host that is about to be drained says so there, to the balancers.
+    with Poller(site, "/") as pages:
+        yield pages
+    assert not pages.failures, f"{len(pages.failures)} of {pages.asked} requests failed: {pages.failures[:5]}"
+    assert pages.asked > 0
 
 
 @pytest.hookimpl(wrapper=True)

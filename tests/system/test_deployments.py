@@ -5,58 +5,24 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ops import ansible, release
 from ops.environment import LAB_ENVIRONMENT
-from ops.paths import ROOT, tool
+from ops.paths import ROOT
 from tests.support.clients import random_file
+from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
 from tests.support.recap import recaps
 from tests.support.releases import altered, in_wheel
 from tests.support.site import Poller, Site, inv
 
 MB = 1_000_000
 TASKS_PER_HOST = 100
-AGAIN = "-again-"
-DEPLOY = ("deploy", f"--env={LAB_ENVIRONMENT}", "--no-provision", "--yes")
-
-
-@pytest.fixture
-def current(site: Site) -> release.Release:
-    """The release that the site runs, or was given another name from."""
-    return release.find(site.versions()["web1"].partition(AGAIN)[0])
-
-
-@pytest.fixture
-def steady(site: Site) -> Iterator[Poller]:
-    """Requests 20 times a second while the test runs; none of them may fail."""
-    # Not the health page: a host that is about to be drained says so there, to the balancers.
-    with Poller(site, "/") as pages:
-        yield pages
-    assert not pages.failures, f"{len(pages.failures)} of {pages.asked} requests failed: {pages.failures[:5]}"
-    assert pages.asked > 0
-
-
-def name_of(current: release.Release) -> str:
-    """A version that nobody has used."""
-    return f"{current.version}{AGAIN}{time.time_ns() // 1_000_000}"
-
-
-def assert_on(site: Site, version: str) -> None:
-    """Every host runs that release, serves, and remembers no switch that did not end."""
-    assert set(site.versions().values()) == {version}
-    for host in site.versions():
-        marks = ("/opt/longhaul/switching", "/var/lib/longhaul/drain")
-        assert not site.run(host, "sh", "-c", f"ls {' '.join(marks)} 2>/dev/null || true"), host
-    for balancer in site.group("loadbalancers"):
-        assert set(site.backends(balancer).values()) == {"UP"}
 
 
 def newest(site: Site) -> dict[str, object]:
@@ -149,33 +115,6 @@ def test_a_release_that_does_not_work_goes_back_everywhere(
     assert says in " ".join(done.stdout.split()), done.stdout[-10000:]
     assert_on(site, before)
     assert newest(site)["result"] == "returned"
-
-
-def kill_after(step: str, *arguments: str) -> str:
-    """Run a task whose whole process group is killed when the named step has ended; returns what it had said."""
-    process = subprocess.Popen(
-        [tool("invoke"), "--search-root", str(ROOT), *arguments],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    limit = threading.Timer(600, os.killpg, (process.pid, signal.SIGKILL))
-    limit.start()
-    lines: list[str] = []
-    try:
-        for line in process.stdout:
-            lines.append(line)
-            if re.match(rf"{re.escape(step)}: \d+ s$", line):
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-    finally:
-        limit.cancel()
-    assert process.wait(30) == -signal.SIGKILL, f"it ended before '{step}' had:\n{''.join(lines)[-5000:]}"
-    return "".join(lines)
 
 
 def test_a_deployment_whose_process_died_is_resumed(site: Site, current: release.Release, steady: Poller) -> None:

@@ -1,0 +1,62 @@
+"""Every way in which a deployment can stop, in turn: after each step; and load balancers reloaded meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from ops import release
+from ops.environment import LAB_ENVIRONMENT
+from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
+from tests.support.releases import altered
+from tests.support.site import Poller, Site, inv
+
+STEPS = [
+    "install",
+    "expand the database",
+    "switch worker1",
+    "switch worker2",
+    "switch web1",
+    "switch web2",
+]
+RELOAD_EVERY_SECONDS = 4
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_deployment_that_died_after_a_step_is_resumed(
+    site: Site, current: release.Release, steady: Poller, step: str
+) -> None:
+    version = name_of(current)
+    with altered(current, version):
+        kill_after(step, *DEPLOY, f"--release={version}")
+        freed = inv("lock.break", f"--env={LAB_ENVIRONMENT}", "--yes")
+        assert freed.returncode == 0, freed.stdout
+        resumed = inv(*DEPLOY, "--resume")
+        assert resumed.returncode == 0, resumed.stdout[-10000:]
+    assert_on(site, version)
+
+
+def test_reloads_of_the_load_balancers_disturb_no_deployment(
+    site: Site, current: release.Release, steady: Poller
+) -> None:
+    version, ended = name_of(current), threading.Event()
+
+    def reload() -> None:
+        while not ended.wait(RELOAD_EVERY_SECONDS):
+            for host in site.group("loadbalancers"):
+                site.run(host, "systemctl", "reload", "haproxy.service")
+
+    thread = threading.Thread(target=reload)
+    began = time.monotonic()
+    with altered(current, version):
+        thread.start()
+        try:
+            done = inv(*DEPLOY, f"--release={version}")
+        finally:
+            ended.set()
+            thread.join()
+    assert done.returncode == 0, done.stdout[-10000:]
+    assert time.monotonic() - began > 2 * RELOAD_EVERY_SECONDS, "too quick to have met a reload"
+    assert_on(site, version)
