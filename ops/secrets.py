@@ -32,7 +32,7 @@ def _access_tokens() -> dict[str, str]:
     return {"operator": _password()}
 
 
-# Every secret by name, and how one is made. The certificate authority is a pair and made together below.
+# Every secret by name, and how one is made. What belongs together (None here) is made together below.
 SECRETS: dict[str, Callable[[], Any] | None] = {
     "vault_postgresql_superuser_password": _password,
     "vault_postgresql_replication_password": _password,
@@ -47,15 +47,31 @@ SECRETS: dict[str, Callable[[], Any] | None] = {
     "vault_pki_ca_key": None,
     "vault_pki_ca_certificate": None,
     "vault_pki_old_ca_certificates": list,
+    "vault_release_signing_key": None,
+    "vault_release_signing_public_key": None,
 }
 
 # Secrets that data on disk depends on: a new value would make the data unreadable, so `secrets.rotate` refuses them.
 PERMANENT = frozenset({"vault_storage_hash_prefix", "vault_storage_hash_suffix"})
 
+# Secrets of the lab alone: anywhere else people sign releases, with keys of their own.
+LAB_ONLY = frozenset({"vault_release_signing_key", "vault_release_signing_public_key"})
+
+# Secrets that only make sense as a set, renewed as one.
+TOGETHER = (
+    frozenset({"vault_pki_ca_key", "vault_pki_ca_certificate"}),
+    frozenset({"vault_release_signing_key", "vault_release_signing_public_key"}),
+)
+
 
 def vault_path(environment: str) -> Path:
     """The vault file of an environment."""
     return INVENTORIES / environment / VAULT_FILE
+
+
+def needed(environment: str) -> frozenset[str]:
+    """The names of the secrets of an environment."""
+    return frozenset(SECRETS) - (frozenset() if environment == LAB_ENVIRONMENT else LAB_ONLY)
 
 
 def generate(site: str) -> dict[str, Any]:
@@ -64,14 +80,29 @@ def generate(site: str) -> dict[str, Any]:
 
     values = {name: make() for name, make in SECRETS.items() if make is not None}
     values["vault_pki_ca_key"], values["vault_pki_ca_certificate"] = create_authority(f"Longhaul {site} CA")
+    if site == LAB_ENVIRONMENT:
+        values["vault_release_signing_key"], values["vault_release_signing_public_key"] = _ssh_key(f"{site} releases")
     return values
+
+
+def _ssh_key(comment: str) -> tuple[str, str]:
+    """A new SSH key: the private one as OpenSSH keeps it, and the line of the public one."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return private.decode(), f"{public.decode()} {comment}"
 
 
 def ensure_lab() -> Path:
     """Make the lab's secrets if there are none yet, or add those that a newer version needs; returns the file."""
     path = vault_path(LAB_ENVIRONMENT)
     present = _parse(path, path.read_text()) if path.is_file() else {}
-    if set(SECRETS) <= set(present):
+    if needed(LAB_ENVIRONMENT) <= set(present):
         return path
     _write_private(path, _dump({**generate(LAB_ENVIRONMENT), **present}))
     return path
@@ -92,7 +123,7 @@ def read(environment: str) -> dict[str, Any]:
             Exit.BAD_CONFIGURATION,
         )
     values = _parse(path, _decrypt(environment, path))
-    missing = sorted(set(SECRETS) - set(values))
+    missing = sorted(needed(environment) - set(values))
     if missing:
         raise Failure(
             f"{path} lacks {', '.join(missing)}.",
@@ -107,7 +138,7 @@ def initialise(environment: str) -> list[str]:
     source_of(environment)
     path = vault_path(environment)
     present: dict[str, Any] = _parse(path, _decrypt(environment, path)) if path.is_file() else {}
-    added = sorted(set(SECRETS) - set(present))
+    added = sorted(needed(environment) - set(present))
     if added:
         _store(environment, {**generate(environment), **present})
     return added
@@ -116,14 +147,14 @@ def initialise(environment: str) -> list[str]:
 def rotate(environment: str, names: list[str]) -> None:
     """Replace secrets by new ones; a deploy then carries them to the hosts.
 
-    The authority's key and certificate are renewed together, and the old certificate stays trusted until it is
+    Those that belong together are renewed together, and the authority's old certificate stays trusted until it is
     removed from vault_pki_old_ca_certificates. Raises Failure for names that are unknown or must never change.
     """
-    unknown = sorted(set(names) - set(SECRETS))
+    unknown = sorted(set(names) - needed(environment))
     if unknown or not names:
         raise Failure(
             f"Unknown secret: {', '.join(unknown)}." if unknown else "Name at least one secret to rotate.",
-            f"Secrets: {', '.join(sorted(set(SECRETS) - PERMANENT))}.",
+            f"Secrets: {', '.join(sorted(needed(environment) - PERMANENT))}.",
             Exit.USAGE,
         )
     permanent = sorted(set(names) & PERMANENT)
@@ -134,9 +165,8 @@ def rotate(environment: str, names: list[str]) -> None:
         )
     values = read(environment)
     new = generate(environment)
-    authority = {"vault_pki_ca_key", "vault_pki_ca_certificate"}
-    chosen = set(names) | (authority if set(names) & authority else set())
-    if chosen & authority:
+    chosen = set(names).union(*(group for group in TOGETHER if group & set(names)))
+    if "vault_pki_ca_key" in chosen:
         new["vault_pki_old_ca_certificates"] = [
             *values["vault_pki_old_ca_certificates"],
             values["vault_pki_ca_certificate"],

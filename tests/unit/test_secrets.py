@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,10 @@ def test_no_two_sites_share_a_secret() -> None:
 
 
 def test_vault_is_encrypted_and_reads_back() -> None:
-    assert set(secrets.initialise(SITE)) == set(secrets.SECRETS)
+    assert set(secrets.initialise(SITE)) == secrets.needed(SITE)
     path = secrets.vault_path(SITE)
     assert path.read_bytes().startswith(b"$ANSIBLE_VAULT")
-    assert set(secrets.read(SITE)) == set(secrets.SECRETS)
+    assert set(secrets.read(SITE)) == secrets.needed(SITE)
     assert secrets.initialise(SITE) == []
 
 
@@ -67,6 +68,25 @@ def test_rotation_of_the_authority_keeps_the_old_one_trusted() -> None:
     after = secrets.read("lab")
     assert after["vault_pki_ca_certificate"] != before["vault_pki_ca_certificate"]
     assert after["vault_pki_old_ca_certificates"] == [before["vault_pki_ca_certificate"]]
+
+
+def test_people_sign_releases_everywhere_but_in_the_lab() -> None:
+    assert secrets.needed("lab") - secrets.needed(SITE) == secrets.LAB_ONLY
+    assert not secrets.LAB_ONLY & set(secrets.generate(SITE))
+    with pytest.raises(Failure, match="Unknown secret"):
+        secrets.rotate(SITE, sorted(secrets.LAB_ONLY))
+
+
+def test_the_labs_signing_key_is_a_pair_and_changes_as_one(tmp_path: Path) -> None:
+    before = secrets.read("lab")
+    secrets.rotate("lab", ["vault_release_signing_public_key"])
+    after = secrets.read("lab")
+    assert all(after[name] != before[name] for name in secrets.LAB_ONLY)
+    key = tmp_path / "key"
+    key.touch(mode=0o600)
+    key.write_text(after["vault_release_signing_key"])
+    said = subprocess.run(["ssh-keygen", "-y", "-f", key], capture_output=True, text=True, check=True).stdout
+    assert after["vault_release_signing_public_key"].split()[:2] == said.split()[:2]
 
 
 def test_rotation_of_the_session_secret_keeps_people_logged_in() -> None:
