@@ -10,10 +10,17 @@ from ops import release
 from ops.cli import console, task
 
 
-@task(help={"allow-dirty": "build changes that are not committed too", "json": "as JSON, for programs"})
-def build(_context: object, allow_dirty: bool = False, json_: bool = False) -> None:
-    """Build a release of the application."""
-    built = release.build(dirty_allowed=allow_dirty)
+@task(
+    help={
+        "ref": "branch, tag or commit to build (default: the work tree's commit)",
+        "key": "SSH key to sign with (default: what LONGHAUL_SIGNING_KEY names, or the lab's own)",
+        "allow-dirty": "for the lab: build changes that are not committed too, and sign with the lab's key",
+        "json": "as JSON, for programs",
+    }
+)
+def build(_context: object, ref: str = "", key: str = "", allow_dirty: bool = False, json_: bool = False) -> None:
+    """Build and sign a release of the application."""
+    built = release.build(ref=ref, dirty_allowed=allow_dirty, key=key)
     if json_:
         described = {**dataclasses.asdict(built), "path": str(built.path)}
         sys.stdout.write(json.dumps(described) + "\n")

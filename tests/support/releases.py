@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import zstandard
-
 from ops import release
-from ops.release import Release
+from ops.artefact import archive, manifest
+from ops.paths import ROOT
+from ops.release import provenance, signature
+from ops.release.source import Source
+
+BUILT_AT = 0
+"""Seconds since 1970: the same for all of them."""
 
 
 def unchanged(_content: Path) -> None:
@@ -22,38 +24,29 @@ def unchanged(_content: Path) -> None:
 
 
 @contextmanager
-def altered(current: Release, version: str, change: Callable[[Path], None] = unchanged) -> Iterator[Release]:
+def altered(
+    current: release.Release, version: str, change: Callable[[Path], None] = unchanged
+) -> Iterator[release.Release]:
     """A release that differs from `current` in its version and in what `change` does to its unpacked folder.
 
-    It ends with the block.
+    Its manifest is right, and it is signed with the lab's key. It ends with the block.
     """
-    target = release.path_of(version)
-    with tempfile.TemporaryDirectory(prefix="longhaul-altered-") as name:
-        content = Path(name)
-        with (
-            current.path.open("rb") as raw,
-            zstandard.ZstdDecompressor().stream_reader(raw) as stream,
-            tarfile.open(fileobj=stream, mode="r|") as archive,
-        ):
-            archive.extractall(content, filter="data")
+    with tempfile.TemporaryDirectory(prefix="longhaul-altered-") as name, signature.signing_key(for_lab=True) as key:
+        content, made = Path(name) / "content", Path(name) / "archive"
+        content.mkdir()
+        archive.unpack(current.path, content)
         change(content)
-        manifest = content / "manifest.json"
-        described = json.loads(manifest.read_text())
-        manifest.unlink()
-        files = {
-            path.relative_to(content).as_posix(): {
-                "size": path.stat().st_size,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            }
-            for path in sorted(content.rglob("*"))
-            if path.is_file()
-        }
-        manifest.write_text(json.dumps({**described, "version": version, "files": files}, indent=2) + "\n")
-        release._pack(content, 0, target)
+        described = json.loads((content / manifest.NAME).read_text())
+        del described["files"]
+        manifest.write(content, **{**described, "version": version})
+        archive.pack(content, BUILT_AT, made)
+        source = Source(version, described["commit"], BUILT_AT, current.version, described["commit"], dirty=True)
+        built = release.publish(made, source, {}, key, began=provenance.now(), tree=ROOT)
     try:
-        yield release.find(version)
+        yield built
     finally:
-        target.unlink()
+        for path in release.parts(version):
+            path.unlink(missing_ok=True)
 
 
 def in_wheel(file: str, edit: Callable[[str], str]) -> Callable[[Path], None]:

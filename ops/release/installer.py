@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""Installs /opt/longhaul/archives/VERSION.tar.zst as /opt/longhaul/releases/VERSION, without a network.
+
+Runs on hosts as root, by the role `release`; the control side uses its verification. Standard library only.
+
+Nothing is unpacked before VERSION.tar.zst.sig beside it has been found to be an allowed signer's signature of it, and
+nothing that was unpacked runs before every file has been found to be what the manifest says. The release is complete
+when its `archive.sha256` is there; what is refused or fails leaves nothing behind. Then the oldest releases go, beyond
+the newest KEPT, but never the current one, nor the one before it.
+
+usage: install-release VERSION SHA256 KEPT
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HOME = Path("/opt/longhaul")
+SIGNERS = Path("/etc/longhaul/release-signers")
+NAMESPACE = "longhaul-release"
+"""What a signature is for (`ssh-keygen -Y sign -n`): one that the same key made for something else is none for this."""
+
+
+class Refused(Exception):
+    """A release that is not installed; the message says why."""
+
+
+# --- Verification, here and on the control side -----------------------------------------------------------------------
+
+
+def signer_of(file: Path, signature: Path, namespace: str = NAMESPACE) -> str:
+    """The fingerprint (SHA256:...) of the key that signed a file, whosever it is.
+
+    Raises Refused if the file is not signed, or the signature is of something else.
+    """
+    if not signature.is_file():
+        raise Refused(f"{file.name} is not signed: there is no {signature.name}")
+    answer = _ssh_keygen(["check-novalidate", "-n", namespace, "-s", str(signature)], file)
+    found = re.search(r"SHA256:\S+", answer.stdout)
+    if answer.returncode != 0 or found is None:
+        raise Refused(
+            f"{signature.name} is not a signature of {file.name} as it is: either was altered, or they belong to "
+            f"different versions ({' '.join(answer.stderr.split())})"
+        )
+    return found[0]
+
+
+def verify(file: Path, signature: Path, signers: Path, namespace: str = NAMESPACE) -> str:
+    """Who of the allowed signers (ssh-keygen(1), ALLOWED SIGNERS) signed a file. Raises Refused if nobody did."""
+    fingerprint = signer_of(file, signature, namespace)
+    found = _ssh_keygen(["find-principals", "-s", str(signature), "-f", str(signers)], file)
+    for principal in found.stdout.split():
+        command = ["verify", "-I", principal, "-f", str(signers), "-n", namespace, "-s", str(signature)]
+        if _ssh_keygen(command, file).returncode == 0:
+            return principal
+    raise Refused(f"{file.name} is signed with the key {fingerprint}, and that is no allowed signer's ({signers})")
+
+
+def _ssh_keygen(arguments: list[str], file: Path) -> subprocess.CompletedProcess[str]:
+    with file.open("rb") as message:
+        return subprocess.run(
+            ["ssh-keygen", "-Y", *arguments], stdin=message, capture_output=True, text=True, check=False
+        )
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def verify_files(folder: Path, version: str) -> None:
+    """Compare an unpacked release with its manifest. Raises Refused at the first difference."""
+    manifest = folder / "manifest.json"
+    try:
+        described = json.loads(manifest.read_text())
+        named, files = described["version"], described["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise Refused(f"the archive has no manifest that can be read ({error!r})") from None
+    if named != version:
+        raise Refused(f"the archive calls itself {named}, and not {version}")
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not _is_plain_folder(path)}
+    del found["manifest.json"]
+    if differ := sorted(set(found) ^ set(files)):
+        where = "missing from the manifest" if differ[0] in found else "missing from the archive"
+        raise Refused(f"{differ[0]} is {where}")
+    for name, path in found.items():
+        if path.is_symlink() or not path.is_file():
+            raise Refused(f"{name} is not a plain file")
+        if path.stat().st_size != files[name]["size"] or sha256_of(path) != files[name]["sha256"]:
+            raise Refused(f"{name} is not what the manifest says")
+
+
+def _is_plain_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+# --- Installation, on a host ------------------------------------------------------------------------------------------
+
+
+def install(version: str, sha256: str) -> None:
+    """Verify, unpack, and make the environment. Raises Refused, or CalledProcessError if a command failed."""
+    archive, folder = HOME / "archives" / f"{version}.tar.zst", HOME / "releases" / version
+    signature = archive.with_name(f"{archive.name}.sig")
+    if (folder / "archive.sha256").is_file():
+        raise Refused(f"{folder} is there already")
+    try:
+        if not archive.is_file() or sha256_of(archive) != sha256:
+            raise Refused(f"{archive.name} was damaged on the way; run the deployment again")
+        signer = verify(archive, signature, SIGNERS)
+        shutil.rmtree(folder, ignore_errors=True)  # what a power cut left: without archive.sha256 nothing uses it
+        folder.mkdir(parents=True)
+        _unpack(archive, folder)
+        verify_files(folder, version)
+        _make_environment(folder)
+        (folder / "signer").write_text(f"{signer}\n")
+        # Complete only when all of it is on the disk.
+        draft = folder / ".archive.sha256"
+        draft.write_text(f"{sha256}\n")
+        _run("sync", "--file-system", folder)
+        draft.rename(folder / "archive.sha256")
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    finally:
+        archive.unlink(missing_ok=True)
+        signature.unlink(missing_ok=True)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    _run("tar", "--extract", "--zstd", "--no-same-owner", "--file", archive, "--directory", folder)
+
+
+def _make_environment(folder: Path) -> None:
+    python = folder / "venv" / "bin" / "python"
+    wheels = folder / "wheels"
+    _run("python3", "-m", "venv", folder / "venv")
+    # The wheels that the lock names, by their hashes; then the application, which the manifest vouches for.
+    _pip_install(python, "--find-links", wheels, "--require-hashes", "--requirement", folder / "requirements.txt")
+    _pip_install(python, *sorted(wheels.glob("longhaul-*.whl")))
+    _run(python, "-m", "compileall", "-q", "-j", "0", folder / "venv" / "lib")
+    _run(folder / "venv" / "bin" / "longhaul", "--help", stdout=subprocess.DEVNULL)
+    shutil.rmtree(wheels)
+
+
+def _pip_install(python: Path, *arguments: str | Path) -> None:
+    plain = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-compile"]
+    _run(python, "-m", "pip", "install", *plain, *arguments)
+
+
+def _run(*command: str | Path, stdout: int | None = None) -> None:
+    subprocess.run([str(word) for word in command], check=True, stdout=stdout)
+
+
+def make_room(kept: int) -> None:
+    """Remove the oldest releases beyond the newest `kept`, and what was never completed."""
+    stay = _in_use()
+    complete = []
+    for folder in (HOME / "releases").iterdir():
+        if (folder / "archive.sha256").is_file():
+            complete.append(folder)
+        elif folder.name not in stay:
+            shutil.rmtree(folder)
+    complete.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in complete[kept:]:
+        if folder.name not in stay:
+            shutil.rmtree(folder)
+
+
+def _in_use() -> set[str]:
+    """The releases that this host runs, ran before, or is being switched from."""
+    names = {(HOME / "current").readlink().name} if (HOME / "current").is_symlink() else set()
+    for mark in ("previous", "switching"):
+        if (HOME / mark).is_file():
+            names.add((HOME / mark).read_text().strip())
+    return names
+
+
+def main() -> None:
+    """Install the release that the arguments name."""
+    version, sha256, kept = sys.argv[1:]
+    os.umask(0o022)
+    try:
+        install(version, sha256)
+    except Refused as refused:
+        sys.exit(f"install-release: {refused}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"install-release: {version} is not installed: {error}")
+    make_room(int(kept))
+
+
+if __name__ == "__main__":
+    main()

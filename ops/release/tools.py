@@ -1,0 +1,51 @@
+"""The Python that has the packages which a source locks: a commit is built with its own tools, not with the newest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ops.cli import console
+from ops.errors import Exit, Failure
+from ops.paths import CACHE, tool
+
+STAMP = ".requirements.sha256"
+"""In an environment: the output of sha256sum for the lock that was installed there (as `inv` writes it)."""
+
+
+def python_for(lock: Path) -> str:
+    """The interpreter of an environment with exactly the packages of a lock: the running one if it has them.
+
+    Otherwise one that is made, once for each lock. Raises Failure if a package cannot be installed.
+    """
+    wanted = f"{hashlib.sha256(lock.read_bytes()).hexdigest()}  -\n"
+    if _has(Path(sys.prefix), wanted):
+        return sys.executable
+    made = CACHE / "tools" / wanted[:16]
+    if not _has(made, wanted):
+        console.print("installing the tools that the commit locks (once for each lock)")
+        shutil.rmtree(made, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(made)])
+        _run([tool("uv"), "pip", "sync", "--quiet", "--require-hashes", str(lock)], VIRTUAL_ENV=str(made))
+        (made / STAMP).write_text(wanted)
+    return str(made / "bin" / "python")
+
+
+def _has(environment: Path, wanted: str) -> bool:
+    stamp = environment / STAMP
+    return stamp.is_file() and stamp.read_text() == wanted
+
+
+def _run(command: list[str], **variables: str) -> None:
+    answer = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        console.print(answer.stdout + answer.stderr, markup=False)
+        raise Failure(
+            "The tools that the commit locks could not be installed; the reason is above.",
+            "Is the package registry reachable? Run this again.",
+            Exit.UNAVAILABLE,
+        )
