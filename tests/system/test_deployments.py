@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from ops import ansible, release
+from ops.artefact import manifest
 from ops.environment import LAB_ENVIRONMENT
-from ops.paths import ROOT
+from ops.paths import APP, ROOT
 from tests.support.clients import random_file
 from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
 from tests.support.recap import recaps
@@ -91,7 +92,7 @@ def broken_migration(_nothing: str) -> str:
     """A revision that fails after it has changed something."""
     return (
         '"""Fails."""\nfrom alembic import op\n'
-        f'revision, down_revision, phase = "9999", "{release._schema_head()}", "expand"\n'
+        f'revision, down_revision, phase = "9999", "{manifest.schema_head(APP / "migrations")}", "expand"\n'
         "def upgrade():\n    op.execute('create table half_made (id int)')\n    op.execute('select 1/0')\n"
     )
 
