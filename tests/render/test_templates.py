@@ -46,13 +46,16 @@ class Use:
 
 
 def uses() -> list[Use]:
-    """Every template task that a run of site.yml has."""
+    """Every template task that a run of site.yml or the installation of a release has."""
     found = []
-    for play in yaml.safe_load((PLAYBOOKS / "site.yml").read_text()):
+    plays = [
+        play for name in ("site", "release-install") for play in yaml.safe_load((PLAYBOOKS / f"{name}.yml").read_text())
+    ]
+    for play in plays:
         neighbours = tuple(play.get("roles", []))
         for role in neighbours:
             found += [
-                Use(role, play["hosts"], neighbours, task)
+                Use(role, play["hosts"].partition(":")[0], neighbours, task)
                 for task in role_tasks(ROLES / role)
                 if "ansible.builtin.template" in task
             ]
