@@ -75,7 +75,7 @@ def deploy(
         release_ = resumed.release
     with _timed("release"):
         chosen = release.find(release_) if release_ else release.build(dirty_allowed=environment.is_lab)
-        console.print(f"release {chosen.version}")
+        console.print(f"release {chosen.version}, signed by {release.check(chosen, environment)}")
     hosts = fleet.hosts_of(environment, limit)
     if not (environment.is_lab or yes):
         changes = check(environment) if provision else None
