@@ -49,8 +49,7 @@ def main() -> None:
 
 
 def _plain_surroundings(seconds: int) -> None:
-    """Let nothing of the person who builds into the release: no locale, time zone, umask, nor the time of day."""
-    os.umask(0o022)
+    """Let nothing of the person who builds into the release: no locale, no time zone, no settings of Node."""
     for name in STRAY:
         os.environ.pop(name, None)
     os.environ |= {"LC_ALL": "C.UTF-8", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(seconds), "PYTHONHASHSEED": "0"}
@@ -60,9 +59,11 @@ def _plain_surroundings(seconds: int) -> None:
 def _make(version: str, commit: str, seconds: int, cache: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="longhaul-content-") as name:
         content = Path(name)
-        shutil.copytree(wheels.dependencies(cache / "wheels"), content / "wheels")
-        wheels.application(content / "wheels", seconds)
         shutil.copytree(frontend.build(), content / "frontend")
+        (content / "wheels").mkdir()
+        wheels.application(content / "wheels", seconds)
+        for path in wheels.dependencies(cache / "wheels"):
+            shutil.copyfile(path, content / "wheels" / path.name)
         (content / "processors").mkdir()
         for path in sorted((APP / "processors").glob("*.py")):
             shutil.copyfile(path, content / "processors" / path.name)

@@ -29,7 +29,7 @@ def pack(content: Path, seconds: int, target: Path) -> None:
             "Run ./inv, which installs requirements.txt; if that brought it, change ops/artefact/archive.py with it.",
             Exit.UNAVAILABLE,
         )
-    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+    compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=True)
     with (
         target.open("wb") as raw,
         compressor.stream_writer(raw, closefd=False) as stream,

@@ -54,14 +54,14 @@ def application(target: Path, seconds: int) -> None:
         _rewrite(wheel, target / wheel.name, seconds)
 
 
-def dependencies(cache: Path) -> Path:
-    """The folder with the wheels of app/requirements.txt for the hosts, downloaded once for each lock.
+def dependencies(cache: Path) -> list[Path]:
+    """The wheels of app/requirements.txt for the hosts, downloaded once for each lock.
 
     Raises Failure if one cannot be downloaded, or has a hash that is not in the lock.
     """
     kept = cache / hashlib.sha256(LOCK.read_bytes()).hexdigest()
     if _is_whole(kept):
-        return kept
+        return _wheels(kept)
     console.print("downloading the application's wheels")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".wheels-") as name:
@@ -84,7 +84,7 @@ def dependencies(cache: Path) -> Path:
         (temporary / _SUMS).write_text(_listing({path: _sha256(path) for path in _wheels(temporary)}))
         shutil.rmtree(kept, ignore_errors=True)
         temporary.rename(kept)
-    return kept
+    return _wheels(kept)
 
 
 def for_hosts(lock: str) -> Iterator[str]:

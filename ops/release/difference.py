@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import zip_longest
@@ -18,8 +19,8 @@ from ops.artefact import manifest, sbom
 
 HEADER = ("type", "mode", "mtime", "uid", "gid", "uname", "gname", "linkname", "pax_headers")
 ZIP_HEADER = ("date_time", "compress_type", "create_system", "external_attr", "extra", "comment", "flag_bits")
-DESCRIBING = (manifest.NAME, sbom.NAME)
-"""Members that tell of others: when they differ too, they are not the reason."""
+DESCRIBING = (sbom.NAME, manifest.NAME)
+"""Members that tell of others: when they differ too, they are not the reason. Each may tell of those before it."""
 CONTEXT = 20
 """So many bytes on each side of a difference are shown."""
 
@@ -69,7 +70,8 @@ type Members = Mapping[str, tuple[tarfile.TarInfo, bytes]]
 
 
 def _in_members(one: Members, other: Members) -> str:
-    for name in sorted(one, key=lambda name: name in DESCRIBING):  # otherwise in the order of the archive
+    described = [name for name in one if name not in DESCRIBING]
+    for name in [*described, *(name for name in DESCRIBING if name in one)]:
         (mine, content), (others, others_content) = one[name], other[name]
         found = _in_fields(name, HEADER, mine, others) or _in_content(name, content, others_content)
         if found:
@@ -89,7 +91,7 @@ def _in_content(name: str, one: bytes, other: bytes) -> str:
     if one == other:
         return ""
     found = ""
-    with suppress(zipfile.BadZipFile, ValueError):  # then by its bytes
+    with suppress(zipfile.BadZipFile, zlib.error, ValueError):  # damaged: then by its bytes
         if name.endswith(".whl"):
             found = _in_zip(name, one, other)
         elif name.endswith(".json"):
