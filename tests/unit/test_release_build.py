@@ -97,9 +97,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
             for path in source._work_tree("."):
                 (checkout / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(path, checkout / path.relative_to(ROOT), follow_symlinks=False)
+            # Of this commit's own version also where the repository at work is a shallow clone.
+            (checkout / "app" / "of-a-test").touch()
             names = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
             subprocess.run(["git", "add", "--all"], cwd=checkout, check=True)
-            commit = ["git", *names, "commit", "--quiet", "--allow-empty", "--message=what is at work here"]
+            commit = ["git", *names, "commit", "--quiet", "--message=what is at work here"]
             subprocess.run(commit, cwd=checkout, check=True)
             done = build(checkout, "--json")
             assert done.returncode == 0, done.stderr
