@@ -48,6 +48,7 @@ def test_to_a_new_release_and_back(site: Site, current: release.Release, tmp_pat
             elapsed = time.monotonic() - began
             assert done.returncode == 0, done.stdout[-10000:]
             assert_on(site, version)
+            assert site.run("web1", "cat", "/opt/longhaul/previous").strip() == before
             back = inv("rollback", f"--env={LAB_ENVIRONMENT}", "--yes")
         assert back.returncode == 0, back.stdout[-10000:]
         assert not pages.failures, f"{len(pages.failures)} of {pages.asked} requests failed: {pages.failures[:5]}"
