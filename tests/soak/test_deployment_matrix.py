@@ -10,7 +10,7 @@ import pytest
 from ops import release
 from ops.environment import LAB_ENVIRONMENT
 from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
-from tests.support.releases import altered
+from tests.support.releases import altered, in_wheel
 from tests.support.site import Poller, Site, inv
 
 STEPS = [
@@ -22,6 +22,22 @@ STEPS = [
     "switch web2",
 ]
 RELOAD_EVERY_SECONDS = 4
+
+
+def break_web(text: str) -> str:
+    """A web service that does not start."""
+    return f"{text}\nraise SystemExit('this release is broken')\n"
+
+
+def test_a_release_whose_web_service_does_not_start_goes_back(
+    site: Site, current: release.Release, steady: Poller
+) -> None:
+    before, version = site.versions()["web1"], name_of(current)
+    with altered(current, version, in_wheel("longhaul/server.py", break_web)):
+        done = inv(*DEPLOY, f"--release={version}")
+    assert done.returncode == 1, done.stdout[-10000:]
+    assert "web1 did not work with release" in " ".join(done.stdout.split()), done.stdout[-10000:]
+    assert_on(site, before)
 
 
 @pytest.mark.parametrize("step", STEPS)
