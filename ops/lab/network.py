@@ -138,6 +138,9 @@ def attach(place: Place, netns: str, name: str, address: str, block: Block) -> N
         ["ip", "-netns", netns, "-batch", "-"],
         text=(
             "link set lo up\n"
+            # Nobody speaks IPv6 here. An address of its own would come into force a second or two after the interface,
+            # and a browser that sees an address change breaks off all its connections.
+            "link set eth0 addrgenmode none\n"
             f"address add {address}/{block.prefixlen} broadcast {block.broadcast_address} dev eth0\n"
             "link set eth0 up\n"
             "route add unreachable default\n"

@@ -234,6 +234,11 @@ class TestNetwork:
         try:
             assert one.address != other.address
             assert lab.client("c1") == one
+            # One that came into force later would make a browser there break off its connections.
+            addresses = one.run(
+                ["ip", "-6", "-oneline", "address", "show", "dev", "eth0"], capture_output=True, text=True
+            )
+            assert addresses.stdout == ""
             connect = "import socket, sys; socket.create_connection((sys.argv[1], 22), timeout=5)"
             there = one.run([sys.executable, "-c", connect, lab.host(ONE).address], capture_output=True, text=True)
             assert there.returncode == 0, there.stderr
