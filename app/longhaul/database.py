@@ -102,7 +102,7 @@ class Database:
                     raise
                 log.warning("database is away, trying again", extra={"error": str(error), "pause": pause})
             # Spread, so that all that wait do not come back at the same moment.
-            await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.0)))  # noqa: S311
+            await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.0)))  # noqa: S311  # spreads
             pause = min(1.0, pause * 2)
 
     async def quiet(self) -> None:

@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,7 +118,7 @@ def migrate(settings: Settings, phase: Phase = "expand", kept_heads: Sequence[st
                 _refuse_while_needed(revision, kept_heads)
             wanted.append(revision)
         for revision in wanted:
-            _patiently(lambda revision=revision: _apply(connection, settings.release, revision), connection, revision)  # type: ignore[misc]
+            _patiently(partial(_apply, connection, settings.release, revision), connection, revision)
             log.info("revision applied", extra={"revision": revision.revision, "phase": revision.phase})
         return [revision.revision for revision in wanted]
 

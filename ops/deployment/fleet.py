@@ -19,14 +19,13 @@ PROBE = Path(__file__).with_name("fleet_probe.py")
 class Releases:
     """Of one host: the version that `current` names, and the installed ones, newest first.
 
-    `switching` is the version that it had before a switch which did not come to its end; `drained` tells whether its
-    drain mark is there. `heads` is version -> the newest revision of the database that the release ships.
+    `switching` is the version that it had before a switch which did not come to its end. `heads` is version -> the
+    newest revision of the database that the release ships.
     """
 
     host: str
     current: str
     switching: str
-    drained: bool
     installed: list[str]
     heads: dict[str, str]
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 HOME = Path("/opt/longhaul")
-MARK = Path("/var/lib/longhaul/drain")
 
 
 def main() -> None:
@@ -20,7 +19,6 @@ def main() -> None:
     state = {
         "current": current.readlink().name if current.is_symlink() else "",
         "switching": switching.read_text().strip() if switching.exists() else "",
-        "drained": MARK.exists(),
         "installed": [path.name for path in complete],
         "heads": {name: manifest.get("schema_head", "") for name, manifest in manifests.items()},
     }

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from ops import access
 from ops.ansible import run_playbook
@@ -86,7 +87,7 @@ class Machine:
         reach = access.access(self.environment)
         for host in self.hosts:
             if "workers" in host.groups:
-                self._patiently(lambda name=host.name: smoke(reach, worker=name, release=version))  # type: ignore[misc]
+                self._patiently(partial(smoke, reach, worker=host.name, release=version))
 
     def _patiently(self, proof: Callable[[], object]) -> None:
         try:

@@ -145,7 +145,6 @@ class World:
                 host=host.name,
                 current=self.current[host.name],
                 switching=OLD if host.name in self.stuck else "",
-                drained=False,
                 installed=[OLD, NEW],
                 heads={},
             )

@@ -52,7 +52,7 @@ class _Again(BaseRetryStrategy):
             return RetryDecision(retry_in={"seconds": 0})
         if isinstance(exception, NotNow):
             delay = min(LONGEST_DELAY_SECONDS, 5 * 2 ** min(job.attempts, 10))
-            return RetryDecision(retry_in={"seconds": round(delay * random.uniform(0.8, 1.2))})  # noqa: S311
+            return RetryDecision(retry_in={"seconds": round(delay * random.uniform(0.8, 1.2))})  # noqa: S311  # spreads
         return None
 
 
