@@ -13,6 +13,7 @@ import ops.build
 import ops.deploy
 import ops.docs
 import ops.lab.tasks
+import ops.load.tasks
 import ops.lock_tasks
 import ops.provision
 import ops.requirements
@@ -38,6 +39,7 @@ namespace.add_task(ops.provision.provision)
 namespace.add_task(ops.provision.drift)
 namespace.add_task(ops.access.show)
 namespace.add_task(ops.status.show)
+namespace.add_task(ops.load.tasks.load)
 namespace.add_task(ops.testing.run_tests)
 namespace.add_task(ops.testing.lint)
 namespace.add_collection(_collection("app", ops.app.run, ops.app.frontend))

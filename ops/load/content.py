@@ -1,0 +1,31 @@
+"""Files that need no disk: any part of them can be made at any time, and no two of them are alike."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+BLOCK = 1 << 20
+_COUNTER = 8
+
+
+class Content:
+    """`size` bytes that do not compress, the same for the same `seed`."""
+
+    def __init__(self, size: int, seed: str) -> None:
+        self.size = size
+        # A block is its number and then always the same random bytes: as different as its neighbours need to be.
+        self._random = random.Random(seed).randbytes(BLOCK - _COUNTER)  # noqa: S311 - test data, not a secret
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset` on, no further than the end of a block of 1 MiB."""
+        number, start = divmod(offset, BLOCK)
+        end = min(start + length, BLOCK, self.size - number * BLOCK)
+        return (number.to_bytes(_COUNTER) + self._random)[start:end]
+
+    def sha256(self) -> str:
+        """In hex."""
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, BLOCK):
+            digest.update(self.read(offset, BLOCK))
+        return digest.hexdigest()
