@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:  # tests that need no site must not wait for its libraries
+    from ops.load.run import Load
     from ops.release import Release
-    from tests.support.site import Poller, Site
+    from tests.support.site import Site
 
 _SITE = pytest.StashKey["Site"]()
 
@@ -47,15 +48,12 @@ def current(site: Site) -> Release:
 
 
 @pytest.fixture
-def steady(site: Site) -> Iterator[Poller]:
-    """Requests 20 times a second while the test runs; none of them may fail."""
-    from tests.support.site import Poller
+def users(site: Site) -> Iterator[Load]:
+    """Twenty uploads and busy pages while the test runs: nothing of them may fail, and every file arrives once."""
+    from tests.support.load import under_load
 
-    # Not the health page: a host that is about to be drained says so there, to the balancers.
-    with Poller(site, "/") as pages:
-        yield pages
-    assert not pages.failures, f"{len(pages.failures)} of {pages.asked} requests failed: {pages.failures[:5]}"
-    assert pages.asked > 0
+    with under_load(site) as load:
+        yield load
 
 
 @pytest.hookimpl(wrapper=True)

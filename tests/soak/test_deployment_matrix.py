@@ -9,9 +9,10 @@ import pytest
 
 from ops import release
 from ops.environment import LAB_ENVIRONMENT
+from ops.load.run import Load
 from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
 from tests.support.releases import altered, in_wheel
-from tests.support.site import Poller, Site, inv
+from tests.support.site import Site, inv
 
 STEPS = [
     "install",
@@ -30,7 +31,7 @@ def break_web(text: str) -> str:
 
 
 def test_a_release_whose_web_service_does_not_start_goes_back(
-    site: Site, current: release.Release, steady: Poller
+    site: Site, current: release.Release, users: Load
 ) -> None:
     before, version = site.versions()["web1"], name_of(current)
     with altered(current, version, in_wheel("longhaul/server.py", break_web)):
@@ -42,7 +43,7 @@ def test_a_release_whose_web_service_does_not_start_goes_back(
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_deployment_that_died_after_a_step_is_resumed(
-    site: Site, current: release.Release, steady: Poller, step: str
+    site: Site, current: release.Release, users: Load, step: str
 ) -> None:
     version = name_of(current)
     with altered(current, version):
@@ -54,9 +55,7 @@ def test_a_deployment_that_died_after_a_step_is_resumed(
     assert_on(site, version)
 
 
-def test_reloads_of_the_load_balancers_disturb_no_deployment(
-    site: Site, current: release.Release, steady: Poller
-) -> None:
+def test_reloads_of_the_load_balancers_disturb_no_deployment(site: Site, current: release.Release, users: Load) -> None:
     version, ended = name_of(current), threading.Event()
 
     def reload() -> None:

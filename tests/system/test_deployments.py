@@ -15,12 +15,14 @@ import pytest
 from ops import ansible, release
 from ops.artefact import manifest
 from ops.environment import LAB_ENVIRONMENT
+from ops.load.run import Load
 from ops.paths import APP, ROOT
 from tests.support.clients import random_file
 from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
+from tests.support.load import under_load
 from tests.support.recap import recaps
 from tests.support.releases import altered, in_wheel
-from tests.support.site import Poller, Site, inv
+from tests.support.site import Site, inv
 
 MB = 1_000_000
 TASKS_PER_HOST = 100
@@ -35,7 +37,7 @@ def newest(site: Site) -> dict[str, object]:
 
 
 def test_to_a_new_release_and_back(site: Site, current: release.Release, tmp_path: Path) -> None:
-    """Under requests 20 times a second and an upload: no request fails, and on the hosts only the release changes."""
+    """Under many uploads and busy pages: no request fails, and on the hosts only the release changes."""
     file = tmp_path / f"deploy-{time.time_ns()}.bin"
     sha256 = random_file(file, 150 * MB, seed=9)
     version, before = name_of(current), site.versions()["web1"]
@@ -43,7 +45,7 @@ def test_to_a_new_release_and_back(site: Site, current: release.Release, tmp_pat
     # So slow that both web hosts are switched while it runs.
     with altered(current, version), site.line("steady", "8mbit") as line:
         upload = line.start("tus-js-client", file)
-        with Poller(site, "/") as pages:
+        with under_load(site):
             done = inv("deploy", f"--env={LAB_ENVIRONMENT}", f"--release={version}", "--yes")
             elapsed = time.monotonic() - began
             assert done.returncode == 0, done.stdout[-10000:]
@@ -51,8 +53,6 @@ def test_to_a_new_release_and_back(site: Site, current: release.Release, tmp_pat
             assert site.run("web1", "cat", "/opt/longhaul/previous").strip() == before
             back = inv("rollback", f"--env={LAB_ENVIRONMENT}", "--yes")
         assert back.returncode == 0, back.stdout[-10000:]
-        assert not pages.failures, f"{len(pages.failures)} of {pages.asked} requests failed: {pages.failures[:5]}"
-        assert pages.asked > elapsed * 10, f"only {pages.asked} requests in {elapsed:.0f} s say nothing"
         upload.wait_success(150)
     assert_on(site, before)
     said = site.wait_done(upload.upload_id)
@@ -68,7 +68,7 @@ def test_to_a_new_release_and_back(site: Site, current: release.Release, tmp_pat
     assert not changed, f"tasks that changed something on a converged host: {changed}\n{done.stdout[-10000:]}"
     most = max(hosts, key=lambda host: hosts[host]["ok"])
     site.measured += [
-        f"a new release on a converged site: {elapsed:.0f} s ({steps}), none of {pages.asked} requests failed",
+        f"a new release on a converged site: {elapsed:.0f} s ({steps})",
         f"site.yml: at most {hosts[most]['ok']} tasks on a host ({most})",
     ]
     assert hosts[most]["ok"] <= TASKS_PER_HOST
@@ -102,7 +102,7 @@ def broken_migration(_nothing: str) -> str:
     ids=["uploads fail on the second host", "a migration fails"],
 )
 def test_a_release_that_does_not_work_goes_back_everywhere(
-    site: Site, current: release.Release, steady: Poller, change: Callable[[Path], None], says: str
+    site: Site, current: release.Release, users: Load, change: Callable[[Path], None], says: str
 ) -> None:
     before, version = site.versions()["web1"], name_of(current)
     with altered(current, version, change):
@@ -113,7 +113,7 @@ def test_a_release_that_does_not_work_goes_back_everywhere(
     assert newest(site)["result"] == "returned"
 
 
-def test_a_deployment_whose_process_died_is_resumed(site: Site, current: release.Release, steady: Poller) -> None:
+def test_a_deployment_whose_process_died_is_resumed(site: Site, current: release.Release, users: Load) -> None:
     version = name_of(current)
     with altered(current, version):
         kill_after("switch worker1", *DEPLOY, f"--release={version}")

@@ -1,0 +1,48 @@
+"""The users that a test has at work while something happens to the site, and what must be true for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from ops.access import Access
+from ops.load.measure import Kind
+from ops.load.profile import KB, MB, PROFILES, Group, Profile
+from ops.load.run import Load, unique
+from tests.support.site import Site
+
+RESUMED_SECONDS = 5
+"""From the end of a PATCH that the site handed over to the offset at which the client goes on."""
+FINISH_SECONDS = 300
+
+# As many clients as in the profile `deploy`, with less to send: that one takes minutes after what it goes along with.
+USERS = replace(
+    PROFILES["deploy"],
+    groups=(Group(3, 150 * MB, rate=1 * MB), Group(9, 15 * MB, rate=50 * KB), Group(8, 1500 * KB, rate=5 * KB)),
+    pages_per_second=20,
+)
+
+
+@contextmanager
+def under_load(site: Site, profile: Profile = USERS) -> Iterator[Load]:
+    """Users upload and look at pages while the block runs, and finish after it.
+
+    Nothing of theirs may fail, and every file must arrive whole and have been created once.
+    """
+    name = unique()
+    with Load(Access(**site.access), profile, name=name) as load:
+        yield load
+        load.hurry()
+        measure = load.wait(FINISH_SECONDS)
+        created = Counter(row[0] for row in site.sql("select filename from uploads") if f"-{name}-" in row[0])
+    assert not measure.failed, f"{measure.failed} failures: {measure.failures[:5]}"
+    assert measure.done == profile.clients
+    assert len(created) == created.total() == profile.clients, f"not every file was created once: {created}"
+    assert max(measure.resumed_after, default=0) <= RESUMED_SECONDS, sorted(measure.resumed_after)[-5:]
+    site.measured.append(
+        f"{profile.clients} uploads and {profile.pages_per_second:g} pages/s for {measure.now():.0f} s: "
+        f"{len(measure.interruptions)} interruptions, resumed within {max(measure.resumed_after, default=0):.1f} s, "
+        f"{measure.failed} failures, slowest page {measure.latency(Kind.PAGE).slowest:.1f} s"
+    )
