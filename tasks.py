@@ -16,6 +16,7 @@ import ops.lab.tasks
 import ops.load.tasks
 import ops.lock_tasks
 import ops.provision
+import ops.reboot
 import ops.requirements
 import ops.roles
 import ops.secret_tasks
@@ -45,7 +46,7 @@ namespace.add_task(ops.testing.lint)
 namespace.add_collection(_collection("app", ops.app.run, ops.app.frontend))
 namespace.add_collection(_collection("database", ops.deploy.contract))
 namespace.add_collection(_collection("docs", ops.docs.build, ops.docs.check))
-namespace.add_collection(_collection("host", ops.bootstrap.bootstrap))
+namespace.add_collection(_collection("host", ops.bootstrap.bootstrap, ops.reboot.reboot))
 namespace.add_collection(ops.lab.tasks.namespace)
 namespace.add_collection(_collection("lock", ops.lock_tasks.show, ops.lock_tasks.break_lock))
 namespace.add_collection(_collection("requirements", ops.requirements.lock))

@@ -6,6 +6,8 @@ domain) for everything that goes wrong; `Guard.page` and `Guard.api` make a Star
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
@@ -13,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from longhaul import logs
-from longhaul.accounts import Accounts, Identity
+from longhaul.accounts import SAFE_METHODS, Accounts, Identity
 from longhaul.database import DatabaseUnavailable
 from longhaul.stores.interface import Corrupt, StoreError
 from longhaul.uploads.model import Gone, NotFound
@@ -23,8 +25,10 @@ log = logs.get(__name__)
 type Endpoint = Callable[[Request, Identity], Awaitable[Response]]
 type Handler = Callable[[Request], Awaitable[Response]]
 
-# How soon to ask again while database or store are being switched over.
+# How soon a client is told to ask again while database or store are being switched over.
 RETRY_SECONDS = 5
+# How often this process does, before it tells anybody.
+PAUSE_SECONDS = 0.2
 HEADERS = {
     # Everything comes from this site: a script or picture that somebody smuggled into a name loads nothing.
     "content-security-policy": (
@@ -79,11 +83,21 @@ def trouble_of(error: Exception) -> Trouble | None:
 
 
 class Guard:
-    """Wraps endpoints. `message` renders a page for people from (request, identity, title, text)."""
+    """Wraps endpoints. `message` renders a page for people from (request, identity, title, text).
 
-    def __init__(self, accounts: Accounts, message: Callable[[Request, Identity | None, Trouble], Response]) -> None:
+    What only reads waits up to `patience` seconds for a database that is away: as long as a planned switchover takes.
+    """
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        message: Callable[[Request, Identity | None, Trouble], Response],
+        *,
+        patience: float,
+    ) -> None:
         self.accounts = accounts
         self._message = message
+        self._patience = patience
 
     def page(self, endpoint: Endpoint) -> Handler:
         """For people: who is not signed in is sent to the login page; trouble is a page."""
@@ -135,7 +149,7 @@ class Guard:
                     "Refused",
                     "This request did not come from a page of this site. Go to the page and try again there.",
                 )
-            response = await endpoint(request, identity)
+            response = await self._patiently(request, identity, endpoint)
         except Exception as error:
             trouble = trouble_of(error)
             if trouble is None:
@@ -144,6 +158,18 @@ class Guard:
                 log.warning("answered with trouble", extra={"status": trouble.status, "error": str(error)})
             response = tell(request, identity, trouble)
         return self._finish(request, identity, response)
+
+    async def _patiently[I: (Identity, Identity | None)](
+        self, request: Request, identity: I, endpoint: Callable[[Request, I], Awaitable[Response]]
+    ) -> Response:
+        deadline = time.monotonic() + (self._patience if request.method in SAFE_METHODS else 0)
+        while True:
+            try:
+                return await endpoint(request, identity)
+            except DatabaseUnavailable:
+                if time.monotonic() >= deadline:
+                    raise
+            await asyncio.sleep(PAUSE_SECONDS)
 
     def _finish(self, request: Request, identity: Identity | None, response: Response) -> Response:
         for name, value in HEADERS.items():

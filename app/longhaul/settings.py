@@ -66,6 +66,8 @@ class Settings:
     """A client that sends less than 1 KiB in this time is dropped; what it sent is kept."""
     head_hold_seconds: float = 60.0
     """How long a request waits for a database or store that is away, before its connection is closed."""
+    page_hold_seconds: float = 5.0
+    """Longest wait of a page for a database that is away."""
     epoch_poll_seconds: float = 1.0
     upload_days: float = 30.0
     """An unfinished upload expires this many days after its last piece."""

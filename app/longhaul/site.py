@@ -31,7 +31,7 @@ def routes(services: Services) -> Sequence[BaseRoute]:
     feed = Feed(services)
     pages = Pages(services, accounts)
     api = Api(services, feed)
-    guard = Guard(accounts, pages.message)
+    guard = Guard(accounts, pages.message, patience=services.settings.page_hold_seconds)
     return [
         Route("/", guard.page(pages.landing)),
         Route("/login", guard.public_page(pages.login), methods=["GET", "POST"]),
