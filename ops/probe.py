@@ -100,11 +100,11 @@ class Client:
         return answer
 
 
-def probe(target: Target, *, worker: str = "", release: str = "") -> dict[str, Any]:
+def probe(target: Target, *, worker: str = "", release: str = "", processors: str = "") -> dict[str, Any]:
     """Upload, process, download, compare, delete; returns what the site said about the file.
 
-    With `worker` only that one processes it; with `release` it must be a worker of that release. Raises ProbeError
-    naming the step that went wrong.
+    With `worker` only that one processes it; with `release` it must be a worker of that release, and with `processors`
+    the scripts of that version. Raises ProbeError naming the step that went wrong.
     """
     client = Client(target)
     content = secrets.token_bytes(SIZE)
@@ -127,6 +127,8 @@ def probe(target: Target, *, worker: str = "", release: str = "") -> dict[str, A
     processed_by = state["processed_by"] or {}
     if release and processed_by.get("release") != release:
         raise ProbeError(f"The file was processed by {processed_by}, and not by a worker of the release {release}.")
+    if processors and processed_by.get("processors") != processors:
+        raise ProbeError(f"The file was processed by {processed_by}, and not by the processors {processors}.")
     return state
 
 

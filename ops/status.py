@@ -138,6 +138,8 @@ def _table(environment: Environment, found: list[HostStatus]) -> Table:
         active = sum(state == "active" for state in units.values())
         notes = [f"holds {address}" for address in sorted(addresses & set(host.said.get("addresses", [])))]
         members = host.said.get("members", {})
+        if host.said.get("processors"):
+            notes.append(f"processors {host.said['processors']}")
         if isinstance(members, dict) and members.get(host.name, "").startswith("leader"):
             notes.append("database primary")
         table.add_row(

@@ -16,6 +16,8 @@ from pathlib import Path
 
 PKI = "/etc/longhaul/pki"
 CURRENT = Path("/opt/longhaul/current")
+SHIPPED = CURRENT / "shipped"
+"""Processors that were shipped to the release without another one."""
 TIMEOUT_SECONDS = 5
 
 
@@ -70,6 +72,7 @@ def main() -> None:
     state: dict[str, object] = {
         "units": units(wanted),
         "release": CURRENT.readlink().name if CURRENT.is_symlink() else "",
+        "processors": SHIPPED.resolve().parent.name if SHIPPED.exists() else "",
         "drained": Path("/var/lib/longhaul/drain").exists(),
         "addresses": addresses(),
     }

@@ -14,6 +14,7 @@ Uploads of somebody else do not exist here (404).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -137,7 +138,7 @@ def describe(upload: Upload, results: list[Result], base: str, maker: Maker | No
             "message": progress.get("message") if upload.state is State.PROCESSING else None,
         },
         "error": upload.error,
-        "processed_by": {"worker": maker.worker, "release": maker.release} if maker else None,
+        "processed_by": asdict(maker) if maker else None,
         "results": [
             {
                 "name": result.name,

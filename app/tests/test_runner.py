@@ -62,6 +62,11 @@ class Bench:
             filename="name of the user.txt",
         )
 
+    @property
+    def version(self) -> str:
+        """What the scripts are called that stand in the folder of the release."""
+        return self.scripts.resolve().parent.name
+
     def pids(self) -> list[int]:
         path = self.work / "output" / "pids"
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
@@ -154,9 +159,31 @@ sys.exit(3)
     seen: list[tuple[float, str]] = []
     async with bench.runner(kind) as runner:
         outcome = await runner.run(bench.job(), lambda now: seen.append((now.fraction, now.message)))
-    assert outcome == Outcome(fraction=1.0, message="a quarter", media_type="text/plain", error=None, exit_code=3)
+    assert outcome == Outcome(
+        fraction=1.0, message="a quarter", media_type="text/plain", error=None, exit_code=3, processors=bench.version
+    )
     assert seen == [(0.25, "a quarter"), (1.0, "a quarter")]
     assert (bench.work / "output" / "result").read_text() == "no settings"
+
+
+@both
+@asynchronous
+async def test_scripts_that_were_shipped_run_in_place_of_the_releases_own(bench: Bench, kind: str) -> None:
+    bench.script("import sys\nsys.exit(3)\n")
+    for version, code in (("v1", 4), ("v2", 5)):
+        shipped = bench.root / "shipments" / version / "processors"
+        shipped.mkdir(parents=True)
+        (shipped / f"{bench.job().processor}.py").write_text(f"import sys\nsys.exit({code})\n")
+    link = bench.scripts.parent / "shipped"
+    found = []
+    async with bench.runner(kind) as runner:
+        for version in ("v1", "v2", ""):
+            link.unlink(missing_ok=True)
+            if version:
+                link.symlink_to(bench.root / "shipments" / version / "processors")
+            outcome = await runner.run(bench.job(), lambda now: None)
+            found.append((outcome.exit_code, outcome.processors))
+    assert found == [(4, "v1"), (5, "v2"), (3, bench.version)]
 
 
 @both

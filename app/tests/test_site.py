@@ -94,7 +94,9 @@ class Site:
                     )
                 )
             digest = hashlib.sha256(content).hexdigest()
-            assert await attempts.publish(attempt, sha256=digest, media_type="text/plain", results=made)
+            assert await attempts.publish(
+                attempt, sha256=digest, media_type="text/plain", results=made, processors="p1"
+            )
             return upload
 
         return self._with_services(make)
@@ -267,7 +269,7 @@ def test_the_json_of_a_finished_upload(site: Site) -> None:
     assert answer["sha256"] == hashlib.sha256(b"content").hexdigest()
     assert answer["progress"] == {"upload": 1.0, "processing": 1.0, "message": None}
     assert answer["content_url"] == f"{base}/content"
-    assert answer["processed_by"] == {"worker": "test", "release": "r1"}
+    assert answer["processed_by"] == {"worker": "test", "release": "r1", "processors": "p1"}
     assert answer["results"] == [
         {"name": name, "url": f"{base}/results/{quoted}", "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for name, quoted, data in (("a b.json", "a%20b.json", b"{}"), ("report.txt", "report.txt", b"text"))

@@ -20,7 +20,8 @@ class Releases:
     """Of one host: the version that `current` names, and the installed ones, newest first.
 
     `switching` is the version that it had before a switch which did not come to its end. `heads` is version -> the
-    newest revision of the database that the release ships.
+    newest revision of the database that the release ships. `processors` is what was shipped to the current release, ""
+    if it runs its own.
     """
 
     host: str
@@ -28,6 +29,7 @@ class Releases:
     switching: str
     installed: list[str]
     heads: dict[str, str]
+    processors: str = ""
 
 
 def hosts_of(environment: Environment, limit: str = "") -> list[Host]:

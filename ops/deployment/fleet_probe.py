@@ -16,10 +16,12 @@ def main() -> None:
     complete = [path.parent for path in HOME.glob("releases/*/archive.sha256")]
     complete.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     manifests = {path.name: json.loads((path / "manifest.json").read_text()) for path in complete}
+    shipped = current / "shipped"
     state = {
         "current": current.readlink().name if current.is_symlink() else "",
         "switching": switching.read_text().strip() if switching.exists() else "",
         "installed": [path.name for path in complete],
+        "processors": shipped.resolve().parent.name if shipped.exists() else "",
         "heads": {name: manifest.get("schema_head", "") for name, manifest in manifests.items()},
     }
     sys.stdout.write(json.dumps(state) + "\n")

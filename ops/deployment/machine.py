@@ -8,7 +8,7 @@ each of them had before.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -62,6 +62,24 @@ class Machine:
         arguments = f"--phase contract --kept-heads {','.join(kept_heads)}"
         with self._whole(), self._step("contract the database"):
             self._play("release-migrate", "", version, release_migrate_arguments=arguments)
+
+    def ship(self, version: str, before: Mapping[str, str], shipment: Release | None) -> None:
+        """Let the workers use shipped processors, or their release's own (version ""); `before` is what each has now.
+
+        Raises Failure when those that had changed are back on what they had.
+        """
+        changed: list[str] = []
+        with self._whole():
+            try:
+                for host in self.hosts:
+                    with self._step(f"processors of {host.name}"):
+                        self._processors(host.name, version, shipment)
+                    changed.append(host.name)
+            except Failure:
+                for name in reversed(changed):
+                    with self._step(f"return the processors of {name}"):
+                        self._processors(name, before[name], None)
+                raise
 
     # --- Steps --------------------------------------------------------------------------------------------------------
 
@@ -164,6 +182,11 @@ class Machine:
         with self.records.step(self.record, name):
             yield
         console.print(f"{name}: {self.record.steps[-1].seconds:.0f} s")
+
+    def _processors(self, host: str, version: str, shipment: Release | None) -> None:
+        archive = {} if shipment is None else {"archive": str(shipment.path), "sha256": shipment.sha256}
+        values = {f"release_processors_{name}": value for name, value in {"version": version, **archive}.items()}
+        run_playbook(self.environment, "processors-ship", limit=host, extra_vars=values)
 
     def _play(self, playbook: str, limit: str, version: str, **values: str) -> None:
         run_playbook(self.environment, playbook, limit=limit, extra_vars={"release_version": version, **values})

@@ -14,6 +14,8 @@ from ops.deployment.lock import now, operator
 from ops.deployment.store import Store
 from ops.errors import Failure
 
+SHIP = "ship processors"
+"""An operation that changes no release: it leaves nothing to resume or to go back to."""
 FOLDER = "deployments/"
 KEPT = 200
 
@@ -99,7 +101,7 @@ class Records:
 
     def unfinished(self) -> Record | None:
         """The newest one, if hosts may differ since."""
-        newest = next(iter(self.list()), None)
+        newest = next((record for record in self.list() if record.operation != SHIP), None)
         return newest if newest is not None and newest.result in OPEN else None
 
     def prune(self) -> None:

@@ -77,7 +77,8 @@ def find(version: str, environment: Environment | None = None) -> Release:
     """
     target = path_of(version)
     if not target.is_file():
-        built = sorted(path.name.removeprefix("longhaul-").removesuffix(".tar.zst") for path in DIST.glob("*.tar.zst"))
+        archives = DIST.glob("longhaul-*.tar.zst")
+        built = sorted(path.name.removeprefix("longhaul-").removesuffix(".tar.zst") for path in archives)
         raise Failure(
             f"There is no release '{version}' in {DIST}.",
             f"Built releases: {', '.join(built) or 'none'}. Build one: ./inv build",

@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""Installs /opt/longhaul/archives/VERSION.tar.zst as /opt/longhaul/releases/VERSION, without a network.
+"""Installs /opt/longhaul/archives/VERSION.tar.zst as /opt/longhaul/releases/VERSION, without a network; processors
+that are shipped alone, archives/processors-VERSION.tar.zst, as shipments/VERSION.
 
 Runs on hosts as root, by the role `release`; the control side uses its verification. Standard library only.
 
 Nothing is unpacked before VERSION.tar.zst.sig beside it has been found to be an allowed signer's signature of it, and
 nothing that was unpacked runs before every file has been found to be what the manifest says. The release is complete
 when its `archive.sha256` is there; what is refused or fails leaves nothing behind. Then the oldest releases go, beyond
-the newest KEPT, but never the current one, nor the one before it.
+the newest KEPT, but never the current one, nor the one before it; and the oldest shipments, but none that is in use.
 
 usage: install-release VERSION SHA256 KEPT
+       install-release --processors VERSION SHA256 KEPT
 """
 
 from __future__ import annotations
@@ -20,10 +22,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 HOME = Path("/opt/longhaul")
 SIGNERS = Path("/etc/longhaul/release-signers")
+PROCESSORS = "processors-"
+"""What the name of processors that are shipped alone begins with. Their manifest has it too, so that they are no
+release, and a release is none of them."""
 NAMESPACE = "longhaul-release"
 """What a signature is for (`ssh-keygen -Y sign -n`): one that the same key made for something else is none for this."""
 
@@ -106,8 +112,18 @@ def _is_plain_folder(path: Path) -> bool:
 
 
 def install(version: str, sha256: str) -> None:
-    """Verify, unpack, and make the environment. Raises Refused, or CalledProcessError if a command failed."""
-    archive, folder = HOME / "archives" / f"{version}.tar.zst", HOME / "releases" / version
+    """Install a release. Raises Refused, or CalledProcessError if a command failed."""
+    _install(version, sha256, HOME / "releases" / version, _make_environment)
+
+
+def install_processors(version: str, sha256: str) -> None:
+    """Install processors that are shipped alone. Raises Refused, or CalledProcessError if a command failed."""
+    _install(f"{PROCESSORS}{version}", sha256, HOME / "shipments" / version, _check_scripts)
+
+
+def _install(name: str, sha256: str, folder: Path, make_ready: Callable[[Path], None]) -> None:
+    """Verify the archive of that name, unpack it into the folder, and let that be made ready."""
+    archive = HOME / "archives" / f"{name}.tar.zst"
     signature = archive.with_name(f"{archive.name}.sig")
     if (folder / "archive.sha256").is_file():
         raise Refused(f"{folder} is there already")
@@ -118,8 +134,8 @@ def install(version: str, sha256: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)  # what a power cut left: without archive.sha256 nothing uses it
         folder.mkdir(parents=True)
         _unpack(archive, folder)
-        verify_files(folder, version)
-        _make_environment(folder)
+        verify_files(folder, name)
+        make_ready(folder)
         (folder / "signer").write_text(f"{signer}\n")
         # Complete only when all of it is on the disk.
         draft = folder / ".archive.sha256"
@@ -150,6 +166,14 @@ def _make_environment(folder: Path) -> None:
     shutil.rmtree(wheels)
 
 
+def _check_scripts(folder: Path) -> None:
+    for script in sorted((folder / "processors").glob("*.py")):
+        try:
+            compile(script.read_bytes(), script.name, "exec")
+        except SyntaxError as error:
+            raise Refused(f"{script.name} is no Python of this host: {error}") from None
+
+
 def _pip_install(python: Path, *arguments: str | Path) -> None:
     plain = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-compile"]
     _run(python, "-m", "pip", "install", *plain, *arguments)
@@ -159,11 +183,12 @@ def _run(*command: str | Path, stdout: int | None = None) -> None:
     subprocess.run([str(word) for word in command], check=True, stdout=stdout)
 
 
-def make_room(kept: int) -> None:
-    """Remove the oldest releases beyond the newest `kept`, and what was never completed."""
-    stay = _in_use()
+def make_room(parent: Path, kept: int, stay: set[str]) -> None:
+    """Remove from a folder the oldest installations beyond the newest `kept`, and what was never completed; but none
+    that is to `stay`.
+    """
     complete = []
-    for folder in (HOME / "releases").iterdir():
+    for folder in parent.iterdir():
         if (folder / "archive.sha256").is_file():
             complete.append(folder)
         elif folder.name not in stay:
@@ -174,7 +199,7 @@ def make_room(kept: int) -> None:
             shutil.rmtree(folder)
 
 
-def _in_use() -> set[str]:
+def in_use() -> set[str]:
     """The releases that this host runs, ran before, or is being switched from."""
     names = {(HOME / "current").readlink().name} if (HOME / "current").is_symlink() else set()
     for mark in ("previous", "switching"):
@@ -183,17 +208,27 @@ def _in_use() -> set[str]:
     return names
 
 
+def shipped() -> set[str]:
+    """The shipments that a release on this host uses."""
+    return {link.resolve().parent.name for link in HOME.glob("releases/*/shipped")}
+
+
 def main() -> None:
-    """Install the release that the arguments name."""
-    version, sha256, kept = sys.argv[1:]
+    """Install what the arguments name."""
+    arguments = sys.argv[1:]
+    processors = arguments[:1] == ["--processors"]
+    version, sha256, kept = arguments[processors:]
     os.umask(0o022)
     try:
-        install(version, sha256)
+        (install_processors if processors else install)(version, sha256)
     except Refused as refused:
         sys.exit(f"install-release: {refused}")
     except subprocess.CalledProcessError as error:
         sys.exit(f"install-release: {version} is not installed: {error}")
-    make_room(int(kept))
+    make_room(HOME / "releases", int(kept), in_use())
+    if processors:
+        # What was installed just now is not in use yet.
+        make_room(HOME / "shipments", int(kept), shipped() | {version})
 
 
 if __name__ == "__main__":

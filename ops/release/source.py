@@ -54,22 +54,22 @@ class Source:
             files.extractall(target, filter="data")
 
 
-def of_ref(ref: str) -> Source:
+def of_ref(ref: str, *, inputs: tuple[str, ...] = INPUTS) -> Source:
     """The source that a branch, tag or commit gives. Raises Failure if there is none of that name."""
-    return _of_commit(_resolved(ref), asked=ref)
+    return _of_commit(_resolved(ref), inputs, asked=ref)
 
 
-def of_work_tree(*, dirty_allowed: bool) -> Source:
+def of_work_tree(*, dirty_allowed: bool, inputs: tuple[str, ...] = INPUTS) -> Source:
     """The source that the work tree's commit gives, or with `dirty_allowed` what the work tree has.
 
     Raises Failure if the work tree differs from its commit and that is not allowed.
     """
-    source = _of_commit(_resolved("HEAD"), asked="HEAD", boundary_allowed=dirty_allowed)
+    source = _of_commit(_resolved("HEAD"), inputs, asked="HEAD", boundary_allowed=dirty_allowed)
     if dirty_allowed:
-        if not _changes(*INPUTS):
+        if not _changes(*inputs):
             return source
         # The letters of a version must also be those of a systemd instance name.
-        return replace(source, version=f"{source.version}-dirty-{_tree_hash()[:12]}", dirty=True)
+        return replace(source, version=f"{source.version}-dirty-{_tree_hash(inputs)[:12]}", dirty=True)
     if changes := _changes("."):
         raise Failure(
             f"The work tree differs from its commit:\n{changes}",
@@ -89,14 +89,14 @@ def origin() -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2] if separator else rest}"
 
 
-def _of_commit(commit: str, *, asked: str, boundary_allowed: bool = False) -> Source:
+def _of_commit(commit: str, inputs: tuple[str, ...], *, asked: str, boundary_allowed: bool = False) -> Source:
     if not _text("ls-tree", commit, "--", MAKER):
         raise Failure(
             f"The commit {commit[:12]} is older than {MAKER}, which makes releases.",
             "Check it out and build it there, with its own ./inv build.",
             Exit.USAGE,
         )
-    named, seconds = _text("log", "-1", "--format=%H %ct", commit, "--", *INPUTS).split()
+    named, seconds = _text("log", "-1", "--format=%H %ct", commit, "--", *inputs).split()
     if not boundary_allowed and named in _boundary():
         raise Failure(
             "This clone is shallow: it does not tell which commit last changed the application.",
@@ -138,9 +138,9 @@ def _work_tree(*paths: str) -> Iterator[Path]:
             yield ROOT / name
 
 
-def _tree_hash() -> str:
+def _tree_hash(inputs: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for path in _work_tree(*INPUTS):
+    for path in _work_tree(*inputs):
         digest.update(f"{path.relative_to(ROOT)}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -264,7 +264,7 @@ def test_the_newest_stay_and_with_them_what_a_host_runs_ran_before_or_is_switche
     (host / "current").symlink_to("releases/current")
     (host / "previous").write_text("previous\n")
     (host / "switching").write_text("switched-from\n")
-    installer.make_room(KEPT)
+    installer.make_room(host / "releases", KEPT, installer.in_use())
     left = {path.name for path in (host / "releases").iterdir()}
     assert left == {"switched-from", "previous", "current", "newer", "newest", "last"}
 

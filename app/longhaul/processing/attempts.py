@@ -57,10 +57,13 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maker:
-    """The host that made an attempt, and the release that it ran (None for those that did not record it)."""
+    """The host that made an attempt, the release that it ran, and the version of the processors (None for those that
+    did not record it).
+    """
 
     worker: str
     release: str | None
+    processors: str | None
 
 
 def result_prefix(upload_id: str) -> str:
@@ -155,9 +158,18 @@ class Attempts:
         return await self._database.transaction(work)
 
     async def publish(
-        self, attempt: Attempt, *, sha256: str, media_type: str | None, results: Sequence[Result]
+        self,
+        attempt: Attempt,
+        *,
+        sha256: str,
+        media_type: str | None,
+        results: Sequence[Result],
+        processors: str = "",
     ) -> bool:
-        """Make the results visible and the upload done; False if another attempt or the user decided otherwise."""
+        """Make the results visible and the upload done; False if another attempt or the user decided otherwise.
+
+        `processors` is the version of the scripts that made them.
+        """
 
         async def work(connection: Connection) -> bool:
             if not await self._is_current(connection, attempt):
@@ -179,7 +191,8 @@ class Attempts:
                     ),
                 )
             await connection.execute(
-                "update attempts set state = 'done', finished_at = now() where id = %s", (attempt.id,)
+                "update attempts set state = 'done', finished_at = now(), processors = %s where id = %s",
+                (processors, attempt.id),
             )
             await _end(
                 connection, attempt.upload.id, "done", attempt_id=attempt.id, sha256=sha256, detected_type=media_type
@@ -255,10 +268,10 @@ class Attempts:
 
         async def work(connection: Connection) -> Maker | None:
             cursor = await connection.execute(
-                "select worker, release from attempts where id = %s", (upload.attempt_id,)
+                "select worker, release, processors from attempts where id = %s", (upload.attempt_id,)
             )
             row = await cursor.fetchone()
-            return Maker(worker=row["worker"], release=row["release"]) if row else None
+            return Maker(**row) if row else None
 
         return None if upload.attempt_id is None else await self._database.transaction(work)
 

@@ -165,7 +165,14 @@ async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request
 
     try:
         sha256, outcome, results = await _while_wanted(progress, work())
-        if not await services.attempts.publish(attempt, sha256=sha256, media_type=outcome.media_type, results=results):
+        published = await services.attempts.publish(
+            attempt,
+            sha256=sha256,
+            media_type=outcome.media_type,
+            results=results,
+            processors=outcome.processors,
+        )
+        if not published:
             # Its objects are left to upkeep, which knows for certain that nobody refers to them.
             raise Superseded
         log.info("results published", extra={"sha256": sha256, "results": [result.name for result in results]})

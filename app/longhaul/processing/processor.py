@@ -67,13 +67,17 @@ class ProcessorJob:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run has said so far, and at its end how it ended: an exit code below 0 is the signal that killed it."""
+    """What a run has said so far, and at its end how it ended: an exit code below 0 is the signal that killed it.
+
+    `processors` is the version of the scripts that ran.
+    """
 
     fraction: float = 0.0
     message: str = ""
     media_type: str | None = None
     error: str | None = None
     exit_code: int | None = None
+    processors: str = ""
 
     def take(self, line: bytes) -> bool:
         """Note a line of progress; False if it is not one."""
@@ -97,12 +101,28 @@ class Outcome:
 type OnProgress = Callable[[Outcome], None]
 
 
-def find_script(directory: Path, name: str) -> Path:
+SHIPPED = "shipped"
+
+
+def scripts_in_use(directory: Path) -> Path:
+    """The folder of the scripts to run: `directory`, a release's own, unless others were shipped to that release (a
+    link `shipped` beside it). Without links in its path: a run keeps to one version, whatever is shipped meanwhile.
+    """
+    shipped = directory.resolve().parent / SHIPPED
+    return (shipped if shipped.is_dir() else directory).resolve()
+
+
+def version_of(scripts: Path) -> str:
+    """The version of a folder of scripts: the folder that it stands in is named by it."""
+    return scripts.parent.name
+
+
+def find_script(scripts: Path, name: str) -> Path:
     """The script of a processor. Raises ProcessorError naming those that exist."""
-    script = directory / f"{name}.py"
+    script = scripts / f"{name}.py"
     if not _NAME.fullmatch(name) or not script.is_file():
-        there = ", ".join(sorted(path.stem for path in directory.glob("*.py"))) or "none"
-        raise ProcessorError(f"there is no processor {name!r} in {directory} (there: {there})")
+        there = ", ".join(sorted(path.stem for path in scripts.glob("*.py"))) or "none"
+        raise ProcessorError(f"there is no processor {name!r} in {scripts} (there: {there})")
     return script
 
 

@@ -18,6 +18,8 @@ from longhaul.processing.processor import (
     ProcessorJob,
     find_script,
     run_script,
+    scripts_in_use,
+    version_of,
 )
 from longhaul.settings import Settings, SettingsError
 
@@ -42,7 +44,8 @@ class SubprocessRunner:
 
     async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
         """See Runner."""
-        outcome = Outcome()
+        scripts = scripts_in_use(self._directory)
+        outcome = Outcome(processors=version_of(scripts))
 
         def take(line: bytes) -> None:
             if outcome.take(line):
@@ -50,7 +53,7 @@ class SubprocessRunner:
             else:
                 log.warning("not a line of progress: %s", line.decode(errors="replace"))
 
-        outcome.exit_code = await run_script(find_script(self._directory, job.processor), job, take)
+        outcome.exit_code = await run_script(find_script(scripts, job.processor), job, take)
         return outcome
 
 
@@ -88,10 +91,11 @@ class SocketRunner:
 _VERDICT = b"="
 
 
-def verdict_line(exit_code: int | None, error: ProcessorError | None = None) -> bytes:
-    """The last line of a run behind the socket: its exit code, or why there is none."""
+def verdict_line(exit_code: int | None, error: ProcessorError | None = None, *, processors: str = "") -> bytes:
+    """The last line of a run behind the socket: its exit code and the version of its scripts, or why there is none."""
     verdict = {
         "exit_code": exit_code,
+        "processors": processors,
         "error": None if error is None else str(error),
         "interrupted": isinstance(error, ProcessorInterrupted),
     }
@@ -104,6 +108,8 @@ def _verdict(line: bytes, outcome: Outcome) -> Outcome:
         kind = ProcessorInterrupted if verdict["interrupted"] else ProcessorError
         raise kind(verdict["error"])
     outcome.exit_code = verdict["exit_code"]
+    # A unit of the release before says nothing of it.
+    outcome.processors = verdict.get("processors", "")
     return outcome
 
 

@@ -28,6 +28,8 @@ from longhaul.processing.processor import (
     ProcessorJob,
     find_script,
     run_script,
+    scripts_in_use,
+    version_of,
 )
 from longhaul.processing.runner import verdict_line
 
@@ -72,9 +74,10 @@ async def serve(connection: socket.socket, limits: Limits) -> int:
     try:
         job = ProcessorJob.from_line(await reader.readline())
         with logs.bound(upload_id=job.upload_id, job_id=job.job_id, request_id=job.request_id):
-            exit_code = await _run(job, limits, reader, writer)
+            scripts = scripts_in_use(limits.processors)
+            exit_code = await _run(job, scripts, limits, reader, writer)
             log.info("processor ended", extra={"processor": job.processor, "exit_code": exit_code})
-            verdict = verdict_line(exit_code)
+            verdict = verdict_line(exit_code, processors=version_of(scripts))
     except (ProcessorError, ValueError, OSError) as error:
         log.error("processor was not run to its end: %s", error)
         verdict = verdict_line(None, error if isinstance(error, ProcessorError) else ProcessorError(str(error)))
@@ -90,13 +93,15 @@ async def serve(connection: socket.socket, limits: Limits) -> int:
     return 0 if exit_code is not None else 1
 
 
-async def _run(job: ProcessorJob, limits: Limits, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+async def _run(
+    job: ProcessorJob, scripts: Path, limits: Limits, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> int:
     """Run the script unless the worker hangs up or systemd says stop. Raises ProcessorError."""
-    script = find_script(limits.processors, job.processor)
+    script = find_script(scripts, job.processor)
     for path in (job.input, job.output, job.scratch):
         if not Path(path).resolve().is_relative_to(limits.work.resolve()):
             raise ProcessorError(f"{path} is not below {limits.work}")
-    log.info("processor starts", extra={"processor": job.processor})
+    log.info("processor starts", extra={"processor": job.processor, "version": version_of(scripts)})
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
     # A worker says no more than its one line, so whatever comes now means that it hung up.

@@ -1,0 +1,103 @@
+"""Ships processors to the workers without a release of the application."""
+
+from __future__ import annotations
+
+import time
+
+from ops import secrets
+from ops.cli import confirm, console, task
+from ops.deployment import fleet, lock
+from ops.deployment.machine import Machine
+from ops.deployment.record import SHIP, Record, Records
+from ops.deployment.store import Store
+from ops.environment import Environment, Host
+from ops.errors import Exit, Failure
+from ops.release import Release, shipment
+
+OWN = "those of its release"
+_HELP = {
+    "env": "environment to change",
+    "limit": "only these workers, comma-separated",
+    "reason": "why, for the lock and the record",
+    "yes": "do not ask",
+}
+
+
+@task(
+    help={
+        **_HELP,
+        "ref": "branch, tag or commit whose processors to ship (default: the work tree's commit)",
+        "key": "SSH key to sign with (default: what LONGHAUL_SIGNING_KEY names, or the lab's own)",
+    }
+)
+def ship(
+    _context: object,
+    *,
+    env: str = "lab",
+    ref: str = "",
+    key: str = "",
+    limit: str = "",
+    reason: str = "",
+    yes: bool = False,
+) -> None:
+    """Bring app/processors to the workers, without a release."""
+    environment = Environment.named(env)
+    if not environment.is_lab:
+        secrets.read(env)  # now rather than when the first worker is asked
+    made = shipment.build(environment, ref=ref, dirty_allowed=environment.is_lab and not ref, key=key)
+    change(environment, made.version, made, limit=limit, reason=reason, yes=yes)
+
+
+@task(help=_HELP)
+def revert(_context: object, *, env: str = "lab", limit: str = "", reason: str = "", yes: bool = False) -> None:
+    """Let the workers use the processors of their release again."""
+    change(Environment.named(env), "", None, limit=limit, reason=reason, yes=yes)
+
+
+def change(
+    environment: Environment,
+    version: str,
+    made: Release | None,
+    *,
+    limit: str = "",
+    reason: str = "",
+    yes: bool = False,
+) -> None:
+    """Let workers use what was `made` under that version, or the processors of their release (version "").
+
+    Raises Failure; they use then what they used before.
+    """
+    began = time.monotonic()
+    workers = _workers(environment, limit)
+    found = fleet.ask(environment, workers)
+    todo = [host for host in workers if found[host.name].processors != version]
+    if not todo:
+        console.print(f"Nothing to change: every worker uses {version or OWN}.")
+        return
+    for host in todo:
+        console.print(f"{host.name}: {found[host.name].processors or OWN} -> {version or OWN}", markup=False)
+    confirm(f"Change the processors of {_names(todo)} on '{environment.name}'?", yes=yes or environment.is_lab)
+    store = Store(environment)
+    why = reason or (f"ship processors {version}" if version else "back to the processors of the release")
+    with lock.held(store, why) as held:
+        record = Record.new(SHIP, version or "of the release", why)
+        record.hosts = [host.name for host in todo]
+        before = {name: releases.processors for name, releases in found.items()}
+        Machine(environment, todo, record, Records(store), held).ship(version, before, made)
+    console.rule(f"{_names(todo)} {_uses(todo)} {version or OWN} after {time.monotonic() - began:.0f} s")
+
+
+def _workers(environment: Environment, limit: str) -> list[Host]:
+    hosts = [host for host in fleet.hosts_of(environment, limit) if "workers" in host.groups]
+    if not hosts:
+        known = ", ".join(host.name for host in environment.group("workers"))
+        raise Failure("None of these hosts is a worker.", f"Workers: {known}.", Exit.USAGE)
+    return hosts
+
+
+def _names(hosts: list[Host]) -> str:
+    return ", ".join(host.name for host in hosts)
+
+
+def _uses(hosts: list[Host]) -> str:
+    return "uses" if len(hosts) == 1 else "use"
