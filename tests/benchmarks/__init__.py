@@ -1,0 +1,1 @@
+"""Comparisons of times: run by hand on a quiet machine, never part of the tests."""
