@@ -51,6 +51,6 @@ namespace.add_collection(_collection("host", ops.bootstrap.bootstrap, ops.reboot
 namespace.add_collection(ops.lab.tasks.namespace)
 namespace.add_collection(_collection("lock", ops.lock_tasks.show, ops.lock_tasks.break_lock))
 namespace.add_collection(_collection("processors", ops.processors.ship, ops.processors.revert))
-namespace.add_collection(_collection("requirements", ops.requirements.lock))
+namespace.add_collection(_collection("requirements", ops.requirements.lock, ops.requirements.update))
 namespace.add_collection(_collection("role", ops.roles.run_test))
 namespace.add_collection(_collection("secrets", ops.secret_tasks.init, ops.secret_tasks.edit, ops.secret_tasks.rotate))

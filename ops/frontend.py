@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -53,6 +54,20 @@ def install() -> None:
         "npm could not install the frontend's packages; its reason is above (is the registry reachable?)",
     )
     stamp.write_text(wanted)
+
+
+def update() -> None:
+    """Take the newest versions of what package.json asks for into it and its lock. Raises Failure."""
+    asked = json.loads((FRONTEND / "package.json").read_text())
+    plain = ["--package-lock-only", "--ignore-scripts", "--no-audit", "--no-fund", "--save-exact"]
+    # The lock names no registry: everybody has their own.
+    plain.append("--omit-lockfile-registry-resolved")
+    with _one_at_a_time():
+        for kind, option in (("dependencies", "--save-prod"), ("devDependencies", "--save-dev")):
+            newest = [f"{name}@latest" for name in asked.get(kind, {})]
+            if newest:
+                command = [_node(), _npm(), "install", option, *plain, *newest]
+                _run(command, "npm could not update the lock; its reason is above (is the registry reachable?)")
 
 
 def _fingerprint(patterns: tuple[str, ...]) -> str:

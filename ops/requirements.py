@@ -1,12 +1,21 @@
-"""The locks of the Python packages: what the control side and the application install, each with its hashes."""
+"""The locks of Python and npm packages: what the control side, the application and the pages use, each with its hashes."""
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from ops.cli import task
+from rich.console import Console
+from rich.table import Table
+
+from ops import frontend
+from ops.cli import console, task
 from ops.errors import Failure
-from ops.paths import ROOT, tool
+from ops.paths import FRONTEND, ROOT, tool
 
 CONTROL_PYTHON = "3.12"  # the oldest that the control side runs on
 HOST_PYTHON = "3.13"  # what Debian 13 has
@@ -18,9 +27,71 @@ _LOCKS: tuple[tuple[str, str, str, list[str]], ...] = (
 )
 
 
-@task(help={"upgrade": "take the newest versions instead of keeping those in the locks"})
-def lock(_context: object, upgrade: bool = False) -> None:
+NPM_LOCK = FRONTEND / "package-lock.json"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A package whose version in a lock differs; "" where it was not, or is not any more."""
+
+    lock: str
+    package: str
+    before: str
+    after: str
+
+
+@task()
+def lock(_context: object) -> None:
     """Write the hash-locked requirements from their .in files."""
+    _compile(upgrade=False)
+
+
+@task()
+def update(_context: object) -> None:
+    """Take the newest Python and npm packages into the locks, and show what changed."""
+    before = _all_versions()
+    _compile(upgrade=True)
+    frontend.update()
+    found = changes(before, _all_versions())
+    if not found:
+        console.print("The locks had the newest versions already.")
+        return
+    table = Table("lock", "package", "before", "after")
+    for change in found:
+        table.add_row(change.lock, change.package, change.before or "-", change.after or "-")
+    Console().print(table)
+    console.print("Now: ./inv test. The change is in git diff; undo it with git restore.")
+
+
+def versions(lock_file: Path) -> dict[str, str]:
+    """Package -> version in a lock of uv (requirements.txt) or npm (package-lock.json, with its place in the tree)."""
+    text = lock_file.read_text()
+    if lock_file.suffix == ".json":
+        packages = json.loads(text)["packages"]
+        return {
+            name.removeprefix("node_modules/"): package["version"]
+            for name, package in packages.items()
+            if name and "version" in package
+        }
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", text, re.MULTILINE))
+
+
+def changes(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> list[Change]:
+    """What differs between two states of locks (name of the lock -> package -> version), sorted."""
+    return [
+        Change(name, package, before[name].get(package, ""), after[name].get(package, ""))
+        for name in sorted(before)
+        for package in sorted({*before[name], *after[name]})
+        if before[name].get(package) != after[name].get(package)
+    ]
+
+
+def _all_versions() -> dict[str, dict[str, str]]:
+    locks = [*(ROOT / target for _, target, _, _ in _LOCKS), NPM_LOCK]
+    return {str(path.relative_to(ROOT)): versions(path) for path in locks}
+
+
+def _compile(*, upgrade: bool) -> None:
     for source, target, python, arguments in _LOCKS:
         command = [tool("uv"), "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-emit-index-url"]
         command += ["--custom-compile-command", "./inv requirements.lock", "--python-version", python, *arguments]

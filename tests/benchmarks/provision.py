@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tests.benchmarks.provision [ROUNDS]
 
-On a lab that is up and converged (./inv deploy). Both run in turn, ROUNDS times (default 3), so that what else the machine
-does falls on both. Prints seconds of each run, and the ratio of the medians.
+On a lab that is up and converged (./inv deploy). Both run in turn, ROUNDS times (default 3), so that what else the
+machine does falls on both. Prints seconds of each run, and the ratio of the medians.
 """
 
 from __future__ import annotations
