@@ -1,4 +1,4 @@
-"""The locks of Python and npm packages: what the control side, the application and the pages use, each with its hashes."""
+"""The locks of Python and npm packages: what the control side, the application and the pages use, with hashes."""
 
 from __future__ import annotations
 
