@@ -98,7 +98,8 @@ def _ensure_browser() -> None:
 
 def _app() -> None:
     _ensure_browser()
-    _pytest("app/tests", "-q")
+    # By file: the tests of some share a server.
+    _pytest("app/tests", "-q", "-n", "2", "--dist", "loadfile")
 
 
 def _molecule(names: list[str]) -> None:

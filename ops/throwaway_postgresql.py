@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +21,7 @@ from pathlib import Path
 from ops.errors import Exit, Failure
 
 START_SECONDS = 60
+GONE_SECONDS = 5
 FOLDER = "pginstall18/bin"
 """The package brings 16 and 18, the production hosts have 17: nothing may be used that only one of them has."""
 
@@ -74,7 +75,14 @@ class ThrowawayPostgresql:
         if self.process is None:
             return
         if kill:
-            os.killpg(self.process.pid, signal.SIGKILL)
+            # Each of its processes is a session of its own, and would answer for a moment after the first has gone.
+            children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+            for pid in (self.process.pid, *map(int, children)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            deadline = time.monotonic() + GONE_SECONDS
+            while any(Path("/proc", child).exists() for child in children) and time.monotonic() < deadline:
+                time.sleep(0.01)
         else:
             self.process.send_signal(signal.SIGINT)  # PostgreSQL's "fast" shutdown
         self.process.wait()
