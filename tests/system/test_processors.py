@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
@@ -79,8 +80,9 @@ def test_processors_are_shipped_alone_and_return_when_they_break(site: Site) -> 
     assert "ended as 'failed'" in caught.value.message
     for worker in site.group("workers"):
         assert processed(site, worker)["processed_by"]["processors"] == made.version
-    status = inv("status", f"--env={LAB_ENVIRONMENT}")
-    assert f"processors {made.version}" in status.stdout
+    status = inv("status", f"--env={LAB_ENVIRONMENT}", "--json")
+    shown = {host["name"]: host["said"]["processors"] for host in json.loads(status.stdout)}
+    assert {name for name, version in shown.items() if version == made.version} == set(site.group("workers"))
     done = inv("processors.revert", f"--env={LAB_ENVIRONMENT}")
     assert done.returncode == 0, done.stdout[-5000:]
     for worker in site.group("workers"):
