@@ -51,6 +51,9 @@ def show(releases: Mapping[str, Releases], version: str, changes: Sequence[Chang
     for host, found in releases.items():
         table.add_row(host, found.current or "none", version if found.current != version else "the same")
     console.print(table)
+    for host, found in releases.items():
+        if found.processors:
+            console.print(f"{host} uses processors {found.processors}, shipped to its release; {version} has its own.")
     ((before, _),) = Counter(commit_of(found.current) for found in releases.values()).most_common(1)
     if before:
         _show_code(console, before, commit_of(version))
