@@ -50,7 +50,7 @@ def ship(
 
 @task(help=_HELP)
 def revert(_context: object, *, env: str = "lab", limit: str = "", reason: str = "", yes: bool = False) -> None:
-    """Let the workers use the processors of their release again."""
+    """Go back to the processors of the release."""
     change(Environment.named(env), "", None, limit=limit, reason=reason, yes=yes)
 
 

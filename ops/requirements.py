@@ -42,13 +42,13 @@ class Change:
 
 @task()
 def lock(_context: object) -> None:
-    """Write the hash-locked requirements from their .in files."""
+    """Write the locks from the .in files."""
     _compile(upgrade=False)
 
 
 @task()
 def update(_context: object) -> None:
-    """Take the newest Python and npm packages into the locks, and show what changed."""
+    """Take the newest packages into the locks."""
     before = _all_versions()
     _compile(upgrade=True)
     frontend.update()
