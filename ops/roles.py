@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -23,8 +24,9 @@ def names() -> list[str]:
 
 
 def scenario_lab(role: str) -> str:
-    """The lab of a role's scenario: its own, so that scenarios can run beside each other and beside a lab in use."""
-    return f"r-{role}"  # names of labs have at most 12 characters
+    """The lab of a role's scenario in this checkout: scenarios run beside each other and beside a lab in use."""
+    own = hashlib.sha256(f"{ROLES}/{role}".encode()).hexdigest()
+    return f"r{own[:4]}-{role[:6].replace('_', '-')}"  # names of labs have at most 12 characters, and no underscores
 
 
 def settings(role: str) -> dict[str, str]:
