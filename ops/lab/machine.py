@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from ops.cli import console
@@ -32,6 +35,8 @@ PROGRAMS = {
 FILES = {sources.KEYRING: "debian-archive-keyring"}
 LOOP_CONTROL = Path("/dev/loop-control")
 CACHE_UNIT = "apt-cacher-ng.service"
+# Somebody else may be installing something; seconds.
+_WAIT_FOR_DPKG = ("-o", "DPkg::Lock::Timeout=120")
 
 # Measured: an image is 0.3 GB; a host with its role's packages grows to about 1 GB; uploads of tests come on top.
 IMAGE_BYTES = 600_000_000
@@ -72,13 +77,8 @@ def ensure_packages() -> None:
     if shutil.which("apt-get") is None:
         raise Failure(f"This machine cannot run the lab: {_lacks(missing)}", _packages(missing), Exit.UNAVAILABLE)
     require_root()
-    console.print(f"installing what the lab needs on this machine: {' '.join(missing)}")
-    _apt_get("update")
-    others = [package for package in missing if package != "apt-cacher-ng"]
-    if others:
-        _apt_get("install", *others)
-    if "apt-cacher-ng" in missing:
-        _install_cache_unstarted()
+    with _alone():
+        _install_missing()
     left = missing_packages()
     if left:
         raise Failure(
@@ -91,8 +91,31 @@ def ensure_packages() -> None:
 def install(*packages: str) -> None:
     """Installs Debian packages of the machine. Raises Failure if apt-get does or if this is not root."""
     require_root()
+    with _alone():
+        _apt_get("update")
+        _apt_get("install", *packages)
+
+
+def _install_missing() -> None:
+    missing = missing_packages()
+    if not missing:
+        return  # another lab that came up at the same time was first
+    console.print(f"installing what the lab needs on this machine: {' '.join(missing)}")
     _apt_get("update")
-    _apt_get("install", *packages)
+    others = [package for package in missing if package != "apt-cacher-ng"]
+    if others:
+        _apt_get("install", *others)
+    if "apt-cacher-ng" in missing:
+        _install_cache_unstarted()
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Holds other labs of this machine back: apt-get gives up at once where another one is at work on its lists."""
+    LABS.mkdir(parents=True, exist_ok=True)
+    with (LABS.parent / "packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _lacks(packages: list[str]) -> str:
@@ -110,7 +133,7 @@ def _programs_of(packages: list[str]) -> list[str]:
 
 def _apt_get(*words: str, prefix: tuple[str, ...] = ()) -> None:
     done = subprocess.run(
-        [*prefix, "apt-get", "--quiet", "--yes", "--no-install-recommends", *words],
+        [*prefix, "apt-get", "--quiet", "--yes", "--no-install-recommends", *_WAIT_FOR_DPKG, *words],
         env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,3 +109,36 @@ def test_with_everything_there_nothing_is_installed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(machine, "FILES", {tmp_path: "x"})
     monkeypatch.setattr(machine.subprocess, "run", lambda *arguments, **named: pytest.fail("something was run"))
     machine.ensure_packages()
+
+
+def test_two_labs_that_come_up_at_once_install_packages_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    missing = ["iproute2"]
+    together = threading.Barrier(2)
+    at_work = threading.Lock()
+    asked: list[tuple[str, ...]] = []
+
+    def apt_get(*words: str) -> None:
+        assert at_work.acquire(blocking=False), "two at once"
+        time.sleep(0.05)
+        asked.append(words)
+        if words[0] == "install":
+            missing.clear()
+        at_work.release()
+
+    def missing_at_first() -> list[str]:
+        found = list(missing)
+        if not asked and threading.current_thread().name not in seen:  # both see that something is missing
+            seen.add(threading.current_thread().name)
+            together.wait(10)
+        return found
+
+    seen: set[str] = set()
+    monkeypatch.setattr(machine, "LABS", tmp_path / "labs")
+    monkeypatch.setattr(machine.shutil, "which", lambda *_, **__: "/bin/apt-get")
+    monkeypatch.setattr(machine, "missing_packages", missing_at_first)
+    monkeypatch.setattr(machine, "_apt_get", apt_get)
+    monkeypatch.setattr(machine.os, "geteuid", lambda: 0)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(machine.ensure_packages) for _ in range(2)]:
+            done.result(30)
+    assert asked == [("update",), ("install", "iproute2")]
