@@ -15,6 +15,7 @@ import ops.docs
 import ops.lab.tasks
 import ops.load.tasks
 import ops.lock_tasks
+import ops.packages.tasks
 import ops.processors
 import ops.provision
 import ops.reboot
@@ -50,6 +51,16 @@ namespace.add_collection(_collection("docs", ops.docs.build, ops.docs.check))
 namespace.add_collection(_collection("host", ops.bootstrap.bootstrap, ops.reboot.reboot))
 namespace.add_collection(ops.lab.tasks.namespace)
 namespace.add_collection(_collection("lock", ops.lock_tasks.show, ops.lock_tasks.break_lock))
+namespace.add_collection(
+    _collection(
+        "packages",
+        ops.packages.tasks.status,
+        ops.packages.tasks.diff,
+        ops.packages.tasks.update,
+        ops.packages.tasks.revert,
+        ops.packages.tasks.apply,
+    )
+)
 namespace.add_collection(_collection("processors", ops.processors.ship, ops.processors.revert))
 namespace.add_collection(_collection("requirements", ops.requirements.lock, ops.requirements.update))
 namespace.add_collection(_collection("role", ops.roles.run_test))

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
 from ops import access, release, secrets
-from ops.ansible import run_playbook
 from ops.cli import confirm, console, name_again, task
 from ops.deployment import fleet, lock, plan
 from ops.deployment import record as records
@@ -21,7 +20,7 @@ from ops.deployment.record import Record, Records
 from ops.deployment.store import NotThereYet, Store
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
-from ops.provision import check, lock_if_there
+from ops.provision import check, lock_if_there, run_site
 
 DEPLOY, ROLLBACK = "deploy", "rollback"
 NOTIFY = "deploy_notify"
@@ -87,7 +86,7 @@ def deploy(
         held = None if without_lock else lock_if_there(stack, store, why)
         if provision:
             with _timed("hosts"):
-                run_playbook(environment, "site")
+                run_site(environment)
         if held is None and not without_lock:
             held = stack.enter_context(lock.held(store, why))
         record = Record.new(DEPLOY, chosen.version, why)

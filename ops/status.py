@@ -22,6 +22,7 @@ UNITS = {
     "web": ["longhaul-web.service"],
     "workers": ["longhaul-worker.service", "longhaul-processor.socket"],
     "database": ["etcd.service", "patroni.service"],
+    "packages": ["nginx.service"],
     "storage": ["swift-proxy.service", "swift-account.service", "swift-container.service", "swift-object.service"],
 }
 PROBE = Path(__file__).with_name("status_probe.py")

@@ -19,6 +19,7 @@ import testinfra
 import yaml
 from testinfra.host import Host
 
+from ops.paths import PLAYBOOKS
 from tests.support.variables import Inventory
 
 SCENARIO = "MOLECULE_SCENARIO_DIRECTORY"
@@ -115,6 +116,11 @@ class Ansible:
         playbook = f"{os.environ[SCENARIO]}/converge.yml"
         command = ["ansible-playbook", "--limit", limit, "--extra-vars", json.dumps(variables), playbook]
         return self._run(command, check=check)
+
+    def play(self, name: str, limit: str, *, check: bool = True, **variables: Any) -> subprocess.CompletedProcess[str]:
+        """Run a playbook of the repository on some of the scenario's hosts, with other variables."""
+        command = ["ansible-playbook", "--limit", limit, "--extra-vars", json.dumps(variables)]
+        return self._run([*command, str(PLAYBOOKS / f"{name}.yml")], check=check)
 
     def module(self, host_name: str, name: str, *, check: bool = True, **arguments: Any) -> str:
         """Run one module on a host as root; returns what ansible printed."""

@@ -18,7 +18,7 @@ from ops.ansible import run_playbook
 from ops.cli import console
 from ops.deployment import fleet
 from ops.deployment import record as records
-from ops.deployment.lock import Lock, now
+from ops.deployment.lock import Lock
 from ops.deployment.record import Record, Records
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
@@ -43,7 +43,7 @@ class Machine:
     def deploy(self, release: Release) -> None:
         """Install, extend the database, switch, prove. Raises Failure when everything that could be returned is."""
         archive = {"release_archive": str(release.path), "release_sha256": release.sha256}
-        with self._whole():
+        with self.records.whole(self.record):
             with self._step("install"):
                 self._play("release-install", ",".join(host.name for host in self.hosts), release.version, **archive)
             with self._step("expand the database"):
@@ -52,7 +52,7 @@ class Machine:
 
     def go_to(self, version: str) -> None:
         """Switch to a release that all hosts have, and prove it. Raises Failure like `deploy`."""
-        with self._whole():
+        with self.records.whole(self.record):
             with self._step("look at the database"):
                 self._play("release-migrate", "", version, release_migrate_arguments="--plan")
             self._switch_all(version)
@@ -60,7 +60,7 @@ class Machine:
     def contract(self, version: str, kept_heads: Sequence[str]) -> None:
         """Take away from the database what no kept release needs. Raises Failure; nothing was changed then."""
         arguments = f"--phase contract --kept-heads {','.join(kept_heads)}"
-        with self._whole(), self._step("contract the database"):
+        with self.records.whole(self.record), self._step("contract the database"):
             self._play("release-migrate", "", version, release_migrate_arguments=arguments)
 
     def ship(self, version: str, before: Mapping[str, str], shipment: Release | None) -> None:
@@ -69,7 +69,7 @@ class Machine:
         Raises Failure when those that had changed are back on what they had.
         """
         changed: list[str] = []
-        with self._whole():
+        with self.records.whole(self.record):
             try:
                 for host in self.hosts:
                     with self._step(f"processors of {host.name}"):
@@ -151,28 +151,6 @@ class Machine:
         ]
 
     # --- Their frame --------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """Record how it all ends."""
-        record = self.record
-        try:
-            yield
-            record.result = records.DONE
-        except KeyboardInterrupt:
-            record.result, record.message = records.INTERRUPTED, f"interrupted in '{record.open_step}'"
-            raise
-        except Failure as failure:
-            if record.result == records.RUNNING:
-                record.result = records.RETURNED  # nothing was switched yet: every host has what it had
-            record.message = failure.message
-            raise
-        except BaseException as error:
-            record.result, record.message = records.FAILED, f"{type(error).__name__}: {error}"
-            raise
-        finally:
-            record.ended = now()
-            self.records.save(record)
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:

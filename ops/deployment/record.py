@@ -15,7 +15,9 @@ from ops.deployment.store import Store
 from ops.errors import Failure
 
 SHIP = "ship processors"
-"""An operation that changes no release: it leaves nothing to resume or to go back to."""
+PACKAGES = "packages"
+CHANGES_NO_RELEASE = {SHIP, PACKAGES}
+"""Operations that leave a deployment nothing to resume or to go back to."""
 FOLDER = "deployments/"
 KEPT = 200
 
@@ -101,13 +103,34 @@ class Records:
 
     def unfinished(self) -> Record | None:
         """The newest one, if hosts may differ since."""
-        newest = next((record for record in self.list() if record.operation != SHIP), None)
+        newest = next((record for record in self.list() if record.operation not in CHANGES_NO_RELEASE), None)
         return newest if newest is not None and newest.result in OPEN else None
 
     def prune(self) -> None:
         """Forget the oldest beyond KEPT."""
         for record in self.list()[KEPT:]:
             self._store.delete(FOLDER + record.id)
+
+    @contextmanager
+    def whole(self, record: Record) -> Iterator[None]:
+        """Keep how the block ended. A Failure with no result noted yet means that every host has what it had."""
+        try:
+            yield
+            record.result = DONE
+        except KeyboardInterrupt:
+            record.result, record.message = INTERRUPTED, f"interrupted in '{record.open_step}'"
+            raise
+        except Failure as failure:
+            if record.result == RUNNING:
+                record.result = RETURNED
+            record.message = failure.message
+            raise
+        except BaseException as error:
+            record.result, record.message = FAILED, f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            record.ended = now()
+            self.save(record)
 
     @contextmanager
     def step(self, record: Record, name: str) -> Iterator[None]:

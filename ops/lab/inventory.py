@@ -21,6 +21,7 @@ from ops.lab.cache import Cache
 from ops.lab.host import Host
 from ops.lab.network import Block
 from ops.lab.place import LABS, Place
+from ops.packages import lock as package_lock
 from ops.paths import INVENTORIES
 
 LAB_VARIABLES = "group_vars/all/zz_lab.yml"  # read last of its folder, so that it decides
@@ -93,12 +94,13 @@ def write(place: Place, source: Environment, block: Block, hosts: Iterable[Host]
     wanted: dict[str, str] = {}
     own = block_of(source)
     for path in sorted(source.inventory.rglob("*")):
-        if path.is_file() and path.name != KNOWN_HOSTS:
+        if path.is_file() and path.name != KNOWN_HOSTS and path != source.inventory / package_lock.FILE:
             wanted[path.relative_to(source.inventory).as_posix()] = relocated(path.read_text(), own, block)
     wanted[LAB_VARIABLES] = yaml.safe_dump(_variables(place, source, block), sort_keys=False)
     wanted[KNOWN_HOSTS] = "".join(f"{host.name},{host.address} {host.public_key}\n" for host in hosts if host.exists())
     for path in sorted(place.inventory.rglob("*")):
-        if path.is_file() and path.relative_to(place.inventory).as_posix() not in wanted:
+        # The lock of packages is the lab's own: it names a snapshot on one of its hosts.
+        if path.is_file() and path.relative_to(place.inventory).as_posix() not in {*wanted, package_lock.FILE}:
             path.unlink()
     for name, text in wanted.items():
         target = place.inventory / name
@@ -121,8 +123,8 @@ def _variables(place: Place, source: Environment, block: Block) -> dict[str, obj
         "lab_gateway": gateway,
         "ansible_user": "ops",
         "ansible_ssh_private_key_file": str(place.key),
-        "base_apt_mirror": archives.main,
-        "base_apt_security_mirror": archives.security,
+        "site_debian_mirror": archives.main,
+        "site_debian_security_mirror": archives.security,
     }
 
 

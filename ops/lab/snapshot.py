@@ -18,8 +18,11 @@ from ops.lab.host import Host
 from ops.lab.machine import SPARE_BYTES
 from ops.lab.place import Place
 from ops.lab.shell import run
+from ops.packages import lock as package_lock
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_PACKAGES = "packages.yml"
+"""The lab's lock of packages: it names a snapshot on one of the disks."""
 _PARTS = ("disk.img", "first", "image")
 
 
@@ -68,6 +71,9 @@ def take(place: Place, name: str, hosts: Sequence[Host]) -> None:
     run(["rm", "-rf", "--one-file-system", scratch])
     for host in hosts:
         _copy(host.directory, scratch / host.name)
+    lock = place.inventory / package_lock.FILE
+    if lock.is_file():
+        shutil.copyfile(lock, scratch / _PACKAGES)
     scratch.rename(place.snapshots / name)
 
 
@@ -76,13 +82,17 @@ def put_back(place: Place, name: str) -> None:
     hosts, scratch, old = place.directory / "hosts", place.directory / ".restoring", place.directory / ".restored"
     for leftover in (scratch, old):
         run(["rm", "-rf", "--one-file-system", leftover])
-    for kept in sorted((place.snapshots / name).iterdir()):
+    for kept in sorted(path for path in (place.snapshots / name).iterdir() if path.is_dir()):
         _copy(kept, scratch / kept.name)
         for mount in ("disk", "root"):
             (scratch / kept.name / mount).mkdir(exist_ok=True)
     if hosts.exists():
         hosts.rename(old)
     scratch.rename(hosts)
+    lock, kept_lock = place.inventory / package_lock.FILE, place.snapshots / name / _PACKAGES
+    lock.unlink(missing_ok=True)
+    if kept_lock.is_file():
+        shutil.copyfile(kept_lock, lock)
     run(["rm", "-rf", "--one-file-system", old])
 
 

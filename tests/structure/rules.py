@@ -180,10 +180,23 @@ def tasks_per_host(site: Path, roles: Path, groups: Mapping[str, frozenset[str]]
 
 
 def _task_count(role: Path) -> int:
-    """Tasks of a role without its handlers; a block or an import is not a task itself."""
-    handlers = [dict(task) for task in _yaml(role / "handlers" / "main.yml") or []]
+    """Tasks that a role has when it is called by its name: without its handlers, and without files that only other
+    callers name (tasks_from). A block or an import is not a task itself.
+    """
     structure = {"ansible.builtin.import_tasks", "ansible.builtin.meta", "block"}
-    return sum(module(task) not in structure for task in role_tasks(role) if task not in handlers)
+
+    def count(tasks: list[Mapping[str, Any]]) -> int:
+        found = 0
+        for task in tasks:
+            name = module(task)
+            found += name not in structure
+            for section in ("block", "rescue", "always"):
+                found += count(task.get(section) or [])
+            if name in {"ansible.builtin.import_tasks", "ansible.builtin.include_tasks"}:
+                found += count(_yaml(role / "tasks" / str(task[name]).rpartition("/")[2]) or [])
+        return found
+
+    return count(_yaml(role / "tasks" / "main.yml") or [])
 
 
 def module(task: Mapping[str, Any]) -> str:

@@ -121,7 +121,12 @@ BAD_ROLES = [
     ("variables", "no default", "defaults/main.yml", replace("base_sysctl: {}\n", "")),
     ("variables", "no description", "meta/argument_specs.yml", replace("description: NTP pools", "choices: [[a]]")),
     ("variables", "internal variable", "vars/main.yml", append("helper: 1\n")),
-    ("variables", "internal variable", "tasks/install.yml", replace("register: __base_apt_proxy", "register: proxy")),
+    (
+        "variables",
+        "internal variable",
+        "tasks/sources.yml",
+        replace("register: __base_apt_sources", "register: sources"),
+    ),
     ("modules", "neither", "tasks/install.yml", replace("ansible.builtin.apt:", "apt:")),
     ("modules", "changed_when", "handlers/main.yml", replace("  changed_when: true\n", "")),
     ("modules", "no name", "tasks/install.yml", append("\n- ansible.builtin.ping:\n")),

@@ -22,6 +22,7 @@ from ops.lab import cgroups, network
 from ops.lab.host import Host
 from ops.lab.lab import Lab
 from ops.lab.place import LABS, NETNS
+from ops.packages import lock as package_lock
 from ops.paths import ROOT
 
 ONE, OTHER, DATA = "web1", "web2", "data1"
@@ -383,7 +384,10 @@ class TestDisk:
     def test_a_snapshot_brings_all_hosts_back(self, lab: Lab) -> None:
         for name in NAMES:
             out(lab, name, "sh", "-c", "echo before >/root/when")
+        locked = lab.place.inventory / package_lock.FILE
+        locked.write_text("# before\n")
         lab.snapshot("before")
+        locked.write_text("# after\n")
         try:
             assert lab.snapshots() == ["before"]
             assert {lab.states()[name] for name in NAMES} == {"running"}
@@ -394,9 +398,11 @@ class TestDisk:
             lab.power_cut(ONE)
             lab.restore("before")
             assert {out(lab, name, "cat", "/root/when") for name in NAMES} == {"before\n"}
+            assert locked.read_text() == "# before\n"  # it names what the disks have
             assert ssh(lab, ONE, "true").returncode == 0
         finally:
             lab.drop_snapshot("before")
+            locked.unlink()
         with pytest.raises(Failure, match="no snapshot"):
             lab.restore("before")
 

@@ -15,6 +15,7 @@ from ops.environment import Environment
 from ops.errors import Failure
 from ops.lab import inventory
 from ops.lab.place import Place
+from ops.packages import lock
 from ops.paths import INVENTORIES
 
 OWN, OTHER = IPv4Network("198.18.0.0/24"), IPv4Network("198.18.7.0/24")
@@ -66,7 +67,7 @@ def test_the_lab_s_own_values_come_last(place: Place, source: Environment) -> No
     values = written.host("web1").variables
     assert values["ansible_user"] == "ops"
     assert values["ansible_ssh_private_key_file"] == str(place.key)
-    assert values["base_apt_mirror"].startswith("http://198.18.7.1:")
+    assert values["site_debian_mirror"].startswith("http://198.18.7.1:")
 
 
 def test_the_block_is_found_again(place: Place, source: Environment) -> None:
@@ -103,3 +104,15 @@ def test_one_block_or_none(source: Environment) -> None:
     hosts.write_text(hosts.read_text().replace("198.18.0.51", "198.18.9.51"))
     with pytest.raises(Failure, match=re.escape("stand in 2: 198.18.0.0/24, 198.18.9.0/24")):
         inventory.block_of(Environment("lab", source.inventory))
+
+
+def test_a_lab_has_a_lock_of_packages_of_its_own(place: Place, source: Environment) -> None:
+    """That of its source names a snapshot which the lab's hosts have not; its own stays."""
+    locked = source.inventory / lock.FILE
+    locked.write_text("base_apt_snapshot: of-real-hosts\n")
+    inventory.write(place, source, OTHER, ())
+    own = place.inventory / lock.FILE
+    assert not own.exists()
+    own.write_text("base_apt_snapshot: of-the-lab\n")
+    inventory.write(place, source, OTHER, ())
+    assert own.read_text() == "base_apt_snapshot: of-the-lab\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ops.environment import Host
-from ops.reboot import in_order
+from ops.maintenance import in_order
 from ops.reboot_probe import reasons
 from ops.status import HostStatus
 

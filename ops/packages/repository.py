@@ -1,0 +1,76 @@
+"""The environment's package repository: asked by SSH for snapshots, and to make one (roles/apt_repository)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ops import remote
+from ops.environment import Environment, Host
+from ops.errors import Exit, Failure
+from ops.packages.lock import Lock
+
+GROUP = "packages"
+PROGRAM = "/usr/local/sbin/longhaul-packages"
+FETCH_SECONDS = 3600
+"""A first snapshot fetches every package of every host, in production over the Internet."""
+INDEX_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Available:
+    """The newest version that Debian has of a package, and whether its security archive has it."""
+
+    version: str
+    security: bool
+
+
+class Repository:
+    """The repository of an environment. Methods raise Failure with its words, or if there is none."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def make(self, names: Iterable[str]) -> Lock:
+        """A lock on a snapshot of the newest versions; the snapshot is made unless there is one of the same."""
+        said = self._ask("make", names=names, seconds=FETCH_SECONDS)
+        return Lock(said["snapshot"], said["key"], said["versions"])
+
+    def available(self, names: Iterable[str]) -> dict[str, Available]:
+        """The newest versions, by name; nothing is fetched. Names that Debian has not are left out."""
+        said = self._ask("available", names=names, seconds=INDEX_SECONDS)
+        return {name: Available(**found) for name, found in said.items()}
+
+    def snapshots(self) -> list[str]:
+        """The names of all snapshots, the oldest first."""
+        names: list[str] = self._ask("list")
+        return names
+
+    def lock_on(self, snapshot: str) -> Lock:
+        """A lock on a snapshot that is there."""
+        said = self._ask("show", snapshot)
+        return Lock(said["snapshot"], said["key"], said["versions"])
+
+    def _ask(self, *words: str, names: Iterable[str] | None = None, seconds: float = remote.ANSWER_SECONDS) -> Any:
+        command = ["sudo", "-n", "-u", "packages", PROGRAM, *words]
+        stdin = "" if names is None else json.dumps(sorted(names))
+        return remote.answer(
+            self._environment,
+            self._host(),
+            command,
+            stdin=stdin,
+            seconds=seconds,
+            show_progress=seconds > INDEX_SECONDS,
+        )
+
+    def _host(self) -> Host:
+        hosts = self._environment.group(GROUP)
+        if not hosts:
+            raise Failure(
+                f"The environment '{self._environment.name}' has no package repository.",
+                f"Put a host into the group '{GROUP}' of its hosts.yml, then: ./inv provision",
+                Exit.BAD_CONFIGURATION,
+            )
+        return hosts[0]
