@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,27 +12,10 @@ import pytest
 from testinfra.host import Host
 
 from roles.conftest import Hosts
+from tests.support import packages as older
 
 ROLE_HOSTS = ["ops1"]
 PACKAGE = "hostname"
-OLDER = "0~older"
-# Debian's package as it is but for its version: what a snapshot of long ago would hold.
-MAKE_OLDER = f"""
-set -e
-cd "$(mktemp -d)"
-apt-get download -qq {PACKAGE}
-dpkg-deb -R {PACKAGE}_*.deb tree
-sed -i 's/^Version: .*/Version: {OLDER}/' tree/DEBIAN/control
-dpkg-deb --root-owner-group -b tree {PACKAGE}_older.deb >/dev/null
-chmod -R a+rX .
-as="runuser -u packages -- env HOME=/srv/packages GNUPGHOME=/srv/packages/gnupg aptly -config=/srv/packages/aptly.conf"
-$as repo create older >/dev/null
-$as repo add older {PACKAGE}_older.deb >/dev/null
-$as snapshot create older-half from repo older >/dev/null
-$as snapshot merge $1 older-half >/dev/null
-$as publish snapshot -batch -skip-contents -distribution=trixie -component=main -origin=Longhaul $1 $1 >/dev/null
-"""
-SNAPSHOT_OF_LONG_AGO = "20200101-00000000"
 
 
 def ask(host: Host, *words: str, names: list[str] | None = None) -> Any:
@@ -94,8 +78,8 @@ def test_two_snapshots_are_not_made_at_once(host: Host) -> None:
 def test_a_host_goes_back_and_forth(hosts: Hosts, made: Any, ansible: Any) -> None:
     """The whole way of a package: an older version that a snapshot has is really installed, and the newer one again."""
     repository, client = hosts["ops1"], hosts["web1"]
-    repository.check_output("sh -c %s sh " + SNAPSHOT_OF_LONG_AGO, MAKE_OLDER)
-    for snapshot, expected in ((SNAPSHOT_OF_LONG_AGO, OLDER), (made["snapshot"], made["versions"][PACKAGE])):
+    repository.check_output(shlex.join(older.command(PACKAGE, made["snapshot"])))
+    for snapshot, expected in ((older.SNAPSHOT, older.VERSION), (made["snapshot"], made["versions"][PACKAGE])):
         answer = ansible.play("packages-sources", "web1", base_apt_snapshot=snapshot, base_apt_snapshot_key=made["key"])
         assert answer.returncode == 0
         client.check_output("apt-get update -qq")
