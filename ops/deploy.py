@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 
 from ops import access, release, secrets
+from ops.ansible import run_playbook
 from ops.cli import confirm, console, name_again, task
 from ops.deployment import fleet, lock, plan
 from ops.deployment import record as records
@@ -20,7 +21,8 @@ from ops.deployment.record import Record, Records
 from ops.deployment.store import NotThereYet, Store
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
-from ops.provision import check, lock_if_there, run_site
+from ops.packages import tasks as packages
+from ops.provision import check, lock_if_there
 
 DEPLOY, ROLLBACK = "deploy", "rollback"
 NOTIFY = "deploy_notify"
@@ -86,7 +88,7 @@ def deploy(
         held = None if without_lock else lock_if_there(stack, store, why)
         if provision:
             with _timed("hosts"):
-                run_site(environment)
+                run_playbook(environment, "site")
         if held is None and not without_lock:
             held = stack.enter_context(lock.held(store, why))
         record = Record.new(DEPLOY, chosen.version, why)
@@ -102,6 +104,9 @@ def deploy(
             machine.deploy(chosen)
         finally:
             _notify(environment, record)
+        if environment.is_lab:
+            # Now rather than before: a release's installation has brought packages too.
+            packages.lock_if_new(environment)
     console.rule(f"deployed {chosen.version} to '{env}' in {time.monotonic() - began:.0f} s")
     access.explain(access.access(environment))
 

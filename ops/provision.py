@@ -16,9 +16,6 @@ from ops.deployment import lock, plan
 from ops.deployment.store import NotThereYet, Store
 from ops.environment import Environment
 from ops.errors import Failure
-from ops.packages import lock as package_lock
-from ops.packages import tasks as packages
-from ops.packages.repository import GROUP
 
 
 @task(help={"env": "environment to prepare", "yes": "do not show what will change and ask"})
@@ -35,7 +32,7 @@ def provision(_context: object, env: str = "lab", yes: bool = False) -> None:
         confirm(f"Change the hosts of '{env}'?", yes=False)
     with ExitStack() as stack:
         lock_if_there(stack, Store(environment), "provision")
-        run_site(environment)
+        run_playbook(environment, "site")
 
 
 @task(help={"env": "environment to look at", "json": "as JSON, for programs"})
@@ -54,14 +51,6 @@ def drift(_context: object, env: str = "lab", json_: bool = False) -> None:
             "Make them what the inventory says: ./inv provision. Or put the change into roles/ or inventories/.",
         )
     console.print(f"No difference: the hosts of '{env}' are what the inventory says.")
-
-
-def run_site(environment: Environment) -> None:
-    """Make all hosts what the inventory says. A lab that has no lock of packages yet is locked on what it has then."""
-    run_playbook(environment, "site")
-    if environment.is_lab and environment.group(GROUP) and package_lock.read(environment) is None:
-        console.rule("packages")
-        packages.lock_today(environment)
 
 
 def check(environment: Environment) -> list[Change]:

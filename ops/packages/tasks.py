@@ -23,7 +23,7 @@ from ops.errors import Exit, Failure
 from ops.packages import fleet, lock
 from ops.packages.fleet import Change, Installed
 from ops.packages.lock import Lock
-from ops.packages.repository import Available, Repository
+from ops.packages.repository import GROUP, Available, Repository
 
 SOURCES_PLAYBOOK = "packages-sources"
 _CHANGING = {"env": "environment to change", "reason": "why, for the lock and the record", "yes": "do not ask"}
@@ -117,8 +117,10 @@ def apply(_context: object, *, env: str = "lab", reason: str = "", yes: bool = F
     _bring_to(environment, wanted, fleet.ask(environment), reason or f"apply packages {wanted.snapshot}", yes=yes)
 
 
-def lock_today(environment: Environment) -> None:
-    """Lock an environment that has no lock on what its hosts have; they took it from Debian a moment ago."""
+def lock_if_new(environment: Environment) -> None:
+    """Lock an environment that has a repository and no lock on what its hosts have; Debian has the same, just now."""
+    if not environment.group(GROUP) or lock.read(environment) is not None:
+        return
     found = fleet.ask(environment)
     wanted = Repository(environment).make(fleet.names(found))
     lock.write(environment, wanted)
