@@ -34,6 +34,7 @@ PROGRAMS = {
 }
 FILES = {sources.KEYRING: "debian-archive-keyring"}
 LOOP_CONTROL = Path("/dev/loop-control")
+INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 CACHE_UNIT = "apt-cacher-ng.service"
 # Somebody else may be installing something; seconds.
 _WAIT_FOR_DPKG = ("-o", "DPkg::Lock::Timeout=120")
@@ -41,6 +42,8 @@ _WAIT_FOR_DPKG = ("-o", "DPkg::Lock::Timeout=120")
 # Measured: an image is 0.3 GB; a host with its role's packages grows to about 1 GB; uploads of tests come on top.
 IMAGE_BYTES = 600_000_000
 HOST_BYTES = 1_000_000_000
+# Measured: five of systemd itself, and one to spare.
+HOST_INOTIFY = 6
 SPARE_BYTES = 2_000_000_000
 
 
@@ -213,6 +216,33 @@ def _problems(new_hosts: int) -> list[tuple[str, str]]:
                     "free some, destroy labs that nobody needs (lab.destroy), or name fewer hosts (lab.up web1)",
                 )
             )
+    if os.geteuid() == 0 and (left := _inotify_left()) < new_hosts * HOST_INOTIFY:
+        found.append(
+            (
+                f"its kernel lets root watch files in {left} more places, and {new_hosts} new hosts need "
+                f"{new_hosts * HOST_INOTIFY}: systemd would not start in them",
+                f"sysctl fs.inotify.{INOTIFY_LIMIT.name}=1024, or end labs that nobody needs",
+            )
+        )
+    return found
+
+
+def _inotify_left() -> int:
+    """How many more instances of inotify(7) root may have, with those of all labs counted."""
+    used = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if process.stat().st_uid == 0:
+                used += inotify_instances(process)
+    return int(INOTIFY_LIMIT.read_text()) - used
+
+
+def inotify_instances(process: Path) -> int:
+    """How many a process has, by its folder in /proc."""
+    found = 0
+    for file in (process / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found += str(file.readlink()) == "anon_inode:inotify"
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
 import threading
 import time
@@ -31,6 +33,7 @@ def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     monkeypatch.setattr(machine, "LOOP_CONTROL", tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**12))
     monkeypatch.setattr(image, "exists", lambda: False)
+    monkeypatch.setattr(machine, "_inotify_left", lambda: 1000)
     return monkeypatch
 
 
@@ -64,6 +67,24 @@ def test_the_disk_is_judged_by_what_is_still_to_be_made(fit: pytest.MonkeyPatch)
     machine.check(1)
     with pytest.raises(Failure, match="2 new hosts need"):
         machine.check(2)
+
+
+def test_hosts_whose_systemd_could_not_start_are_refused(fit: pytest.MonkeyPatch) -> None:
+    fit.setattr(machine, "_inotify_left", lambda: 20)
+    machine.check(3)
+    with pytest.raises(Failure, match="20 more places, and 4 new hosts need 24") as caught:
+        machine.check(4)
+    assert "fs.inotify.max_user_instances=1024" in caught.value.hint
+
+
+def test_inotify_instances_are_counted() -> None:
+    before = machine.inotify_instances(Path("/proc/self"))
+    watching = [ctypes.CDLL(None).inotify_init() for _ in range(3)]
+    try:
+        assert machine.inotify_instances(Path("/proc/self")) == before + 3
+    finally:
+        for descriptor in watching:
+            os.close(descriptor)
 
 
 def test_another_system_is_refused(fit: pytest.MonkeyPatch) -> None:
