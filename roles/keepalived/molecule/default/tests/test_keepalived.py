@@ -158,7 +158,7 @@ def test_power_cut(hosts: Hosts, address: str) -> None:
 
 
 def moments(host: Host, unit: str) -> tuple[int, int]:
-    """When a unit was stopped last and when it was up again, in microseconds; all lab hosts have the machine's clock."""
+    """When a unit was stopped last and when it was up again, in microseconds of the machine's one clock."""
     names = ("InactiveEnterTimestampMonotonic", "ActiveEnterTimestampMonotonic")
     shown = host.check_output(f"systemctl show {unit} -p {' -p '.join(names)}")
     values = dict(line.split("=") for line in shown.splitlines())
@@ -177,7 +177,7 @@ def test_a_reload_keeps_the_address(hosts: Hosts, address: str) -> None:
 def test_new_units_are_put_in_force_one_balancer_after_the_other(
     hosts: Hosts, address: str, variables: Mapping[str, Any], ansible: Any
 ) -> None:
-    """Each gives the address away before its HAProxy restarts, while the other one serves; if it does not, none does.
+    """Each gives the address away before its HAProxy restarts, and only while the other one serves.
 
     A restart that was refused is made up for by the next run, though it finds the unit as it should be.
     """
