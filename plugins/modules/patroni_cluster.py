@@ -194,18 +194,32 @@ class Cluster:
 
     def restart_waiting(self) -> list[str]:
         """Restart all members that wait for it, replicas first; returns their names in order."""
-        members = self.wait_redundant()
-        leader, names = leader_of(members), sorted(name for name in members if members[name].get("pending_restart"))
-        done = [name for name in names if name != leader]
-        held_back = [name for name in done if not self.restart(name)]
-        if leader in names:
-            if len(members) > 1 and members[leader]["role"] == "leader" and not held_back:
-                # As a replica it starts anew, which often is the restart that it waits for.
-                members = self.hand_over(leader)
-            if members[leader].get("pending_restart"):
-                self.restart(leader)
-            done.append(leader)
-        return done + [name for name in held_back if self.restart(name)]
+        done: list[str] = []
+        held_back: set[str] = set()
+        while True:
+            members = self.wait_redundant()
+            leader = leader_of(members)
+            waiting = sorted(name for name in members if members[name].get("pending_restart"))
+            standbys = [name for name in waiting if name != leader and name not in held_back]
+            if standbys:
+                done.append(standbys[0])
+                if not self.restart(standbys[0]):
+                    held_back.add(standbys[0])
+            elif leader in waiting and leader not in done:
+                done.append(leader)
+                if len(members) > 1 and members[leader]["role"] == "leader" and not held_back:
+                    # As a replica it starts anew, which often is the restart that it waits for.
+                    members = self.hand_over(leader)
+                if members[leader].get("pending_restart"):
+                    self.restart(leader)
+                held_back = set()
+            elif waiting:
+                self.module.fail_json(
+                    msg=f"After restarts of {', '.join(done)} these still wait for one: {', '.join(waiting)}. "
+                    "`patronictl -c /etc/patroni/config.yml list` says for which parameter."
+                )
+            else:
+                return done
 
     def restart(self, name: str) -> bool:
         """Restart a member while all others are there; whether it does not wait for a restart any more."""
@@ -261,8 +275,8 @@ def run(module: AnsibleModule) -> None:
     changed = present != wanted
     if changed and not module.check_mode:
         cluster.interface.ask("/config", "PUT", wanted)
-        # Members read it in their next loop, and only then know whether they need a restart.
-        time.sleep(wanted["loop_wait"] + 1)
+        # Members read it in their next loop, and tell in the one after it whether they need a restart.
+        time.sleep(2 * wanted["loop_wait"] + 1)
         members = cluster.wait_settled()
     waiting = sorted(name for name, member in members.items() if member.get("pending_restart"))
     restarted: list[str] = []
