@@ -17,22 +17,30 @@ from ops.deployment.store import NotThereYet, Store
 from ops.environment import Environment
 from ops.errors import Failure
 
+RESTART_DATABASE = {"postgresql_restart_pending": True}
 
-@task(help={"env": "environment to prepare", "yes": "do not show what will change and ask"})
-def provision(_context: object, env: str = "lab", yes: bool = False) -> None:
+
+@task(
+    help={
+        "env": "environment to prepare",
+        "yes": "do not show what will change and ask",
+        "restart-database": "restart database members whose settings wait for it, the primary after a switchover",
+    }
+)
+def provision(_context: object, env: str = "lab", *, yes: bool = False, restart_database: bool = False) -> None:
     """Make all hosts what the inventory says."""
     environment = Environment.named(env)
     if not (environment.is_lab or yes):
         secrets.read(env)
         changes = check(environment)
-        if not changes:
+        if not changes and not restart_database:
             console.print("The hosts are what the inventory says: nothing to change.")
             return
         Console().print(plan.table_of(changes))
         confirm(f"Change the hosts of '{env}'?", yes=False)
     with ExitStack() as stack:
         lock_if_there(stack, Store(environment), "provision")
-        run_playbook(environment, "site")
+        run_playbook(environment, "site", extra_vars=RESTART_DATABASE if restart_database else None)
 
 
 @task(help={"env": "environment to look at", "json": "as JSON, for programs"})

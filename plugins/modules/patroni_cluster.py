@@ -21,8 +21,11 @@ description:
   - Waits until the cluster has a leader and the given members run. Then makes the configuration in etcd equal to
     O(config), if it differs. Keys in O(keep) belong to other procedures and stay as they are.
   - Parameters that need a restart leave members waiting for it. Unless O(restart_pending) is set, the module only
-    warns. With it, waiting members are restarted one at a time, replicas first; a waiting leader first hands over to
-    a replica in a planned switchover.
+    warns. With it, waiting members are restarted one at a time, each only while all others follow the leader and could
+    take its place; replicas first, and a waiting leader first hands over to a replica in a planned switchover.
+  - PostgreSQL takes some parameters (max_connections and others) on a replica only when they are no smaller than on
+    the leader. When replicas still wait after their restart for that reason, the leader is restarted in its place, and
+    they once more after it.
   - In check mode nothing is changed, and a cluster that is not there yet counts as a change.
 options:
   url:
@@ -84,6 +87,7 @@ restarted:
 """
 
 LEADERS = ("leader", "standby_leader")
+CANDIDATES = ("sync_standby", "quorum_standby")
 RUNNING = ("running", "streaming")
 # One answer: a restart or a switchover answers when it is done.
 ANSWER_SECONDS = 120
@@ -174,29 +178,65 @@ class Cluster:
         expected = self.parameters["members"]
         return self.wait(f"a leader, and {', '.join(expected)} running", lambda seen: settled(seen, expected))
 
+    def wait_redundant(self) -> dict[str, dict[str, Any]]:
+        """Members, once every one of them could be missed: all run, and each standby could lead without a loss."""
+        expected = self.parameters["members"]
+        synchronous = str(self.parameters["config"].get("synchronous_mode", "off")).lower() not in ("off", "false")
+
+        def redundant(seen: dict[str, dict[str, Any]]) -> bool:
+            leads = any(member["role"] == "leader" for member in seen.values())
+            return settled(seen, expected) and (
+                not (synchronous and leads)
+                or all(member["role"] in (*LEADERS, *CANDIDATES) for member in seen.values())
+            )
+
+        return self.wait(f"a leader, and {', '.join(expected)} running and fit to lead", redundant)
+
     def restart_waiting(self) -> list[str]:
         """Restart all members that wait for it, replicas first; returns their names in order."""
         done: list[str] = []
+        held_back: set[str] = set()
         while True:
-            members = self.wait_settled()
-            waiting = sorted(
-                (name for name, member in members.items() if member.get("pending_restart") and name not in done),
-                key=lambda name: members[name]["role"] in LEADERS,
-            )
-            if not waiting:
+            members = self.wait_redundant()
+            leader = leader_of(members)
+            waiting = sorted(name for name in members if members[name].get("pending_restart"))
+            standbys = [name for name in waiting if name != leader and name not in held_back]
+            if standbys:
+                done.append(standbys[0])
+                if not self.restart(standbys[0]):
+                    held_back.add(standbys[0])
+            elif leader in waiting and leader not in done:
+                done.append(leader)
+                if len(members) > 1 and members[leader]["role"] == "leader" and not held_back:
+                    # As a replica it starts anew, which often is the restart that it waits for.
+                    members = self.hand_over(leader)
+                if members[leader].get("pending_restart"):
+                    self.restart(leader)
+                held_back = set()
+            elif waiting:
+                self.module.fail_json(
+                    msg=f"After restarts of {', '.join(done)} these still wait for one: {', '.join(waiting)}. "
+                    "`patronictl -c /etc/patroni/config.yml list` says for which parameter."
+                )
+            else:
                 return done
-            name = waiting[0]
-            if members[name]["role"] == "leader" and len(members) > 1:
-                self.hand_over(name)
-            self.interface.ask("/restart", "POST", {}, members[name]["api_url"].removesuffix("/patroni"))
-            self.wait(f"{name} restarted", lambda seen, name=name: not seen[name].get("pending_restart"))
-            done.append(name)
 
-    def hand_over(self, leader: str) -> None:
-        """Make another member the leader, without losing anything."""
+    def restart(self, name: str) -> bool:
+        """Restart a member while all others are there; whether it does not wait for a restart any more."""
+        url = self.wait_redundant()[name]["api_url"].removesuffix("/patroni")
+        # A leader that is not back in so many seconds is given up for another one. The cluster's own limit is 0.
+        self.interface.ask("/restart", "POST", {"timeout": self.parameters["timeout"]}, url)
+        deadline = time.monotonic() + 2 * self.parameters["config"].get("loop_wait", 0) + 1
+        while (waits := self.wait_redundant()[name].get("pending_restart")) and time.monotonic() < deadline:
+            time.sleep(1)
+        return not waits
+
+    def hand_over(self, leader: str) -> dict[str, dict[str, Any]]:
+        """Make another member the leader, without losing anything; returns the members when all are back."""
+        self.wait_redundant()
         self.interface.ask("/switchover", "POST", {"leader": leader})
         self.wait(f"a leader other than {leader}", lambda seen: leader_of(seen) not in (None, leader))
-        self.wait_settled()
+        return self.wait_redundant()
 
 
 def main() -> None:
@@ -235,17 +275,15 @@ def run(module: AnsibleModule) -> None:
     changed = present != wanted
     if changed and not module.check_mode:
         cluster.interface.ask("/config", "PUT", wanted)
-        # Members read it in their next loop, and only then know whether they need a restart.
-        time.sleep(wanted["loop_wait"] + 1)
+        # Members read it in their next loop, and tell in the one after it whether they need a restart.
+        time.sleep(2 * wanted["loop_wait"] + 1)
         members = cluster.wait_settled()
     waiting = sorted(name for name, member in members.items() if member.get("pending_restart"))
     restarted: list[str] = []
     if waiting and module.params["restart_pending"] and not module.check_mode:
         restarted = cluster.restart_waiting()
     elif waiting:
-        module.warn(
-            f"Parameters that need a restart wait on {', '.join(waiting)}: run with postgresql_restart_pending=true."
-        )
+        module.warn(f"Parameters that need a restart wait on {', '.join(waiting)}: ./inv provision --restart-database.")
     module.exit_json(
         changed=changed or bool(waiting and module.params["restart_pending"]),
         diff={

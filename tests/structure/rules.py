@@ -33,6 +33,12 @@ ALLOWED = re.compile(
 )
 # Plays on these groups meet users: they go host by host, a canary first.
 SERVING_GROUPS = frozenset({"loadbalancers", "web", "workers"})
+# Hosts of these groups do the same work and must not leave it all at once. (Workers too, but a job can wait.)
+REDUNDANT_GROUPS = frozenset({"all", "database", "loadbalancers", "storage", "web"})
+# Users do not notice when these are away for a moment, on however many hosts.
+UNNOTICED = frozenset({"ssh.service", "systemd-journald.service", "systemd-sysctl.service"})
+RESTARTS = frozenset({"restarted", "reloaded", "stopped"})
+INCLUDES = frozenset({"ansible.builtin.include_tasks", "ansible.builtin.import_tasks"})
 HEADER = ("Task:", "Touches:", "Downtime:", "Undo:")
 LITERAL_TIMEOUT = re.compile(r"timeout[\w-]*['\"]?(\s+[a-z][\w-]*)?\s*[:=\s]\s*['\"]?\d", re.IGNORECASE)
 
@@ -166,6 +172,30 @@ def playbook(path: Path, own_groups: frozenset[str]) -> Iterator[str]:
         unknown = touched - own_groups - {"all", "localhost"}
         if unknown:
             yield f"{where}: unknown group {', '.join(sorted(unknown))}"
+
+
+def restarts(site: Path, roles: Path) -> Iterator[str]:
+    """What restarts or reloads a service of several hosts does so on one after the other, and looks in between.
+
+    Either the whole play goes host by host, or the handler is throttled. A throttled handler does not stop when it
+    fails on a host, so on the hosts of the data tier it must be the module that asks the others first.
+    """
+    for play in yaml.safe_load(site.read_text()):
+        if play.get("hosts") not in REDUNDANT_GROUPS or play.get("serial") == 1:
+            continue
+        for name in _role_names(play):
+            for handler in _yaml(roles / name / "handlers" / "main.yml") or []:
+                where = f"{site.name}: {name}: {handler['name']}"
+                called = module(handler)
+                arguments = handler[called] if isinstance(handler[called], dict) else {}
+                if called in INCLUDES:
+                    yield f"{where}: each step would go on all hosts together; the play must have serial: 1"
+                elif arguments.get("state") not in RESTARTS or arguments.get("name") in UNNOTICED:
+                    continue
+                elif handler.get("throttle") != 1:
+                    yield f"{where}: restarts or reloads on all hosts at once; throttle must be 1"
+                elif play["hosts"] != "all" and called != "unit_in_turn":
+                    yield f"{where}: does not ask whether the other hosts serve; use unit_in_turn"
 
 
 def tasks_per_host(site: Path, roles: Path, groups: Mapping[str, frozenset[str]]) -> dict[str, int]:

@@ -53,6 +53,11 @@ def test_playbook(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
+def test_services_of_several_hosts_are_restarted_one_after_the_other() -> None:
+    found = list(rules.restarts(PLAYBOOKS / "site.yml", ROLES))
+    assert not found, "\n".join(found)
+
+
 def test_there_are_few_playbooks_in_one_folder() -> None:
     assert len(PLAYBOOK_PATHS) <= 15
     assert [path for path in PLAYBOOKS.iterdir() if path.is_dir()] == []
@@ -183,6 +188,53 @@ def test_a_playbook_for_an_unknown_group_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "play.yml"
     path.write_text(GOOD_PLAYBOOK.replace("hosts: web", "hosts: webs"))
     assert any("webs" in found for found in rules.playbook(path, GROUPS))
+
+
+IN_TURN = """\
+- name: Restart it
+  unit_in_turn:
+    units: [x.service]
+    state: restarted
+    urls: []
+  throttle: 1
+"""
+PLAIN = """\
+- name: Restart it
+  ansible.builtin.systemd_service:
+    name: x.service
+    state: restarted
+"""
+STEPS = """\
+- name: Restart it
+  ansible.builtin.include_tasks: restart.yml
+"""
+
+
+@pytest.mark.parametrize(
+    ("hosts", "serial", "handler", "says"),
+    [
+        ("database", "", IN_TURN, ""),
+        ("database", "", IN_TURN.replace("  throttle: 1\n", ""), "throttle must be 1"),
+        ("database", "", PLAIN, "throttle must be 1"),
+        ("database", "", PLAIN + "  throttle: 1\n", "use unit_in_turn"),
+        ("database", "", STEPS, "serial: 1"),
+        ("loadbalancers", '  serial: [1, "100%"]\n', PLAIN.replace("restarted", "reloaded"), "throttle must be 1"),
+        ("loadbalancers", '  serial: [1, "100%"]\n', STEPS, "serial: 1"),
+        ("loadbalancers", "  serial: 1\n", STEPS, ""),
+        ("all", '  serial: [1, "100%"]\n', PLAIN, "throttle must be 1"),
+        ("all", '  serial: [1, "100%"]\n', PLAIN.replace("x.service", "ssh.service"), ""),
+        ("all", "", PLAIN + "  throttle: 1\n", ""),
+    ],
+)
+def test_a_restart_on_all_hosts_at_once_is_rejected(
+    tmp_path: Path, hosts: str, serial: str, handler: str, says: str
+) -> None:
+    site, handlers = tmp_path / "site.yml", tmp_path / "x" / "handlers" / "main.yml"
+    handlers.parent.mkdir(parents=True)
+    handlers.write_text(handler)
+    site.write_text(f"- hosts: {hosts}\n{serial}  roles: [x]\n")
+    found = list(rules.restarts(site, tmp_path))
+    assert [says in line for line in found] == ([True] if says else [])
 
 
 def test_commands_and_tasks_are_counted(role: Path, tmp_path: Path) -> None:

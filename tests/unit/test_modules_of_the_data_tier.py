@@ -136,15 +136,17 @@ def test_no_second_cluster_when_the_first_does_not_answer() -> None:
 class Patroni:
     """A cluster behind Patroni's interface: keeps what it was asked to do."""
 
-    def __init__(self, *, leader: str, waiting: set[str]) -> None:
+    def __init__(self, *, leader: str, waiting: set[str], smaller: bool = False) -> None:
+        """With `smaller`, replicas cannot take the parameter before the leader has."""
         self.leader, self.waiting, self.asked = leader, waiting, list[str]()
+        self.smaller, self.standby = smaller, "quorum_standby"
         self.names = ("data1", "data2", "data3")
 
     def members(self) -> dict[str, dict[str, Any]]:
         """State of each member."""
         return {
             name: {
-                "role": "leader" if name == self.leader else "quorum_standby",
+                "role": "leader" if name == self.leader else self.standby,
                 "state": "running" if name == self.leader else "streaming",
                 "api_url": f"https://{name}:8008/patroni",
                 **({"pending_restart": True} if name in self.waiting else {}),
@@ -157,7 +159,9 @@ class Patroni:
         self.asked.append(f"{method} {url or ''}{path}")
         if path == "/restart":
             assert url is not None
-            self.waiting.discard(url.removeprefix("https://").removesuffix(":8008"))
+            name = url.removeprefix("https://").removesuffix(":8008")
+            if name == self.leader or not (self.smaller and self.leader in self.waiting):
+                self.waiting.discard(name)
         if path == "/switchover":
             self.leader = next(name for name in self.names if name != body["leader"])
 
@@ -166,7 +170,8 @@ def cluster(patroni: Patroni) -> Any:
     """The module's view of it."""
     view = object.__new__(patroni_cluster.Cluster)
     view.module = SimpleNamespace(fail_json=fail_json)
-    view.parameters = {"members": list(patroni.names), "timeout": 5}
+    config = {"synchronous_mode": "quorum", "loop_wait": 0}
+    view.parameters = {"members": list(patroni.names), "timeout": 1, "config": config}
     view.interface = patroni
     return view
 
@@ -186,6 +191,23 @@ def test_leader_that_waits_for_nothing_stays() -> None:
     patroni = Patroni(leader="data1", waiting={"data3"})
     assert cluster(patroni).restart_waiting() == ["data3"]
     assert patroni.leader == "data1"
+
+
+def test_a_smaller_value_begins_with_the_leader_where_it_is() -> None:
+    """PostgreSQL refuses it on a replica before; a switchover would only carry the larger value on."""
+    patroni = Patroni(leader="data1", waiting={"data1", "data2", "data3"}, smaller=True)
+    assert cluster(patroni).restart_waiting() == ["data2", "data3", "data1", "data2", "data3"]
+    assert patroni.leader == "data1"
+    assert patroni.waiting == set()
+
+
+def test_nobody_is_restarted_while_a_standby_could_not_lead() -> None:
+    """It runs and follows, but may not have what was acknowledged."""
+    patroni = Patroni(leader="data1", waiting={"data1", "data2", "data3"})
+    patroni.standby = "replica"
+    with pytest.raises(FailedError, match="fit to lead"):
+        cluster(patroni).restart_waiting()
+    assert patroni.asked == []
 
 
 def test_cluster_is_settled_only_with_all_its_members() -> None:

@@ -157,6 +157,50 @@ def test_power_cut(hosts: Hosts, address: str) -> None:
     assert holders(hosts, address) == [new]
 
 
+def moments(host: Host, unit: str) -> tuple[int, int]:
+    """When a unit was stopped last and when it was up again, in microseconds of the machine's one clock."""
+    names = ("InactiveEnterTimestampMonotonic", "ActiveEnterTimestampMonotonic")
+    shown = host.check_output(f"systemctl show {unit} -p {' -p '.join(names)}")
+    values = dict(line.split("=") for line in shown.splitlines())
+    return int(values[names[0]]), int(values[names[1]])
+
+
+def test_a_reload_keeps_the_address(hosts: Hosts, address: str) -> None:
+    old = holder(hosts, address)
+    with asked_all_the_time(address) as gaps:
+        hosts[old].check_output("systemctl reload keepalived")
+        time.sleep(4)
+    assert holders(hosts, address) == [old]
+    assert gaps.longest < GAP_AFTER_STOP_SECONDS
+
+
+def test_new_units_are_put_in_force_one_balancer_after_the_other(
+    hosts: Hosts, address: str, variables: Mapping[str, Any], ansible: Any
+) -> None:
+    """Each gives the address away before its HAProxy restarts, and only while the other one serves.
+
+    A restart that was refused is made up for by the next run, though it finds the unit as it should be.
+    """
+    holder(hosts, address)
+    before = {name: moments(hosts[name], "haproxy") for name in BALANCERS}
+    change = {"policy_balancer_connections": variables["policy_balancer_connections"] + 1000}
+    hosts["lb2"].check_output("systemctl stop keepalived")
+    refused = ansible.converge(check=False, **change)
+    hosts["lb2"].check_output("systemctl start keepalived")
+    assert refused.returncode != 0
+    assert "lb1 goes on as it is, for lb2 could not serve in its place" in " ".join(refused.stdout.split())
+    assert {name: moments(hosts[name], "haproxy") for name in BALANCERS} == before
+    time.sleep(3)
+    with asked_all_the_time(address) as gaps:
+        ansible.converge(**change)
+    for name in BALANCERS:
+        (stopped, up), (given_away, back) = (moments(hosts[name], unit) for unit in ("haproxy", "keepalived"))
+        assert before[name][0] < given_away < stopped < up < back, f"{name}: in another order"
+    assert moments(hosts["lb1"], "keepalived")[1] < moments(hosts["lb2"], "keepalived")[0]
+    assert gaps.longest < GAP_AFTER_STOP_SECONDS
+    holder(hosts, address)
+
+
 def test_nobody_else_can_take_part(host: Host, hosts: Hosts, variables: Mapping[str, Any]) -> None:
     """By unicast each balancer hears only its partner, and both say so."""
     text = host.check_output("cat /etc/keepalived/keepalived.conf")

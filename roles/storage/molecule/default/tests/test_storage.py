@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import itertools
 import json
 import secrets
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -217,6 +220,33 @@ def test_reload_drops_no_request(proxies: Mapping[str, Proxy], hosts: Mapping[st
 
     assert proxies["data1"].object("PUT", name, slowly()).status == 201
     eventually(lambda: proxies["data1"].object("GET", name).body == content)
+
+
+def test_hosts_read_new_settings_one_after_the_other(
+    proxies: Mapping[str, Proxy], hosts: Mapping[str, Host], known: Mapping[str, Any], ansible: Any
+) -> None:
+    """Each host has proven what it read before the next one reads it, and every PUT of that time is stored."""
+    began, done, statuses = time.time(), threading.Event(), list[int]()
+
+    def put_all_the_time() -> None:
+        for proxy in itertools.cycle(proxies.values()):
+            if done.is_set():
+                return
+            statuses.append(proxy.object("PUT", *new_object()).status)
+
+    with ThreadPoolExecutor() as pool:
+        putting = pool.submit(put_all_the_time)
+        try:
+            ansible.converge(storage_proxy_workers=known["storage_proxy_workers"] + 1)
+        finally:
+            done.set()
+        putting.result()
+    assert set(statuses) == {201}, statuses
+    assert len(statuses) > 20, "there was hardly a PUT"
+    command = f"journalctl -u swift-proxy --since=@{began:.0f} -o short-unix --no-pager --grep=^Reloaded"
+    reloads = sorted(float(host.run(command).stdout.split()[0]) for host in hosts.values())
+    for earlier, later in itertools.pairwise(reloads):
+        assert later - earlier > known["policy_storage_reload_seconds"], f"at once: {reloads}"
 
 
 def test_two_of_three_hosts_serve(proxies: Mapping[str, Proxy], hosts: Mapping[str, Host]) -> None:
