@@ -29,7 +29,8 @@ def access(environment: Environment) -> Access:
     """Read the URL from the inventory and the rest from the vault. Raises Failure if there is no vault."""
     values = secrets.read(environment.name)
     url = f"https://{environment.variable('public_name')}"
-    ca_file = CACHE / "access" / f"{environment.name}-{environment.variable('public_name')}.crt"
+    name = f"{environment.name}-rehearsal" if environment.is_rehearsal else environment.name
+    ca_file = CACHE / "access" / f"{name}-{environment.variable('public_name')}.crt"
     ca_file.parent.mkdir(parents=True, exist_ok=True)
     trusted = [values["vault_pki_ca_certificate"], *values["vault_pki_old_ca_certificates"]]
     ca_file.write_text("\n".join(certificate.strip() for certificate in trusted) + "\n")

@@ -16,6 +16,7 @@ from typing import Any
 from ops import secrets
 from ops.environment import Environment
 from ops.errors import Failure
+from ops.lab import rehearsal
 from ops.paths import PLAYBOOKS, ROOT, tool
 
 MITOGEN_SWITCH = "LONGHAUL_MITOGEN"
@@ -51,6 +52,9 @@ def settings() -> dict[str, str]:
             raise Failure("mitogen is not installed.", "Run `./inv`, which installs requirements.txt.")
         variables["ANSIBLE_STRATEGY_PLUGINS"] = str(Path(package.origin).parent / "plugins" / "strategy")
         variables["ANSIBLE_STRATEGY"] = "mitogen_linear"
+    if rehearsed := rehearsal.current():
+        # An open connection is found again by its address, which real hosts have too.
+        variables["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(rehearsed.place.directory / "cp")
     return variables
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,19 +13,32 @@ from rich.console import Console
 
 from ops.errors import Exit, Failure
 
+# What has no host to speak to.
+NEVERREHEARSED = frozenset({"ops.secret_tasks", "ops.bootstrap"})
+REHEARSE = inspect.Parameter("rehearse", inspect.Parameter.KEYWORD_ONLY, default="", annotation=str)
+
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def task(*, name: str | None = None, **options: Any) -> Callable[[Callable[..., None]], invoke.Task[Any]]:
+def task(
+    *, name: str | None = None, outside: Callable[..., list[str]] | None = None, **options: Any
+) -> Callable[[Callable[..., None]], invoke.Task[Any]]:
     """Declare an invoke task that shows a Failure as a message and an exit code, without a traceback.
 
-    Takes the options of invoke.task.
+    Takes the options of invoke.task. A task of an environment (`env`) has also --rehearse, which runs it within the
+    environment's rehearsal; `outside` is called with its arguments before that, where registries can still be reached,
+    and returns more words for the command line.
     """
 
     def declare(function: Callable[..., None]) -> invoke.Task[Any]:
+        signature = inspect.signature(function)
+        rehearses = "env" in signature.parameters and function.__module__ not in NEVERREHEARSED
+
         @functools.wraps(function)
         def run(*arguments: Any, **named: Any) -> None:
             try:
+                if rehearsed := named.pop("rehearse", "") if rehearses else "":
+                    _rehearse(rehearsed, outside, named)
                 function(*arguments, **named)
             except Failure as failure:
                 console.print(f"[bold red]error:[/] {_plain(failure.message)}")
@@ -35,10 +49,26 @@ def task(*, name: str | None = None, **options: Any) -> Callable[[Callable[..., 
                 console.print("interrupted")
                 sys.exit(130)
 
+        if rehearses:
+            own = list(signature.parameters.values())
+            run.__signature__ = signature.replace(parameters=[*own, REHEARSE])  # type: ignore[attr-defined] # PEP 362
+            options["help"] = {**options.get("help", {}), "rehearse": "environment to rehearse this with, in a lab"}
         declared: invoke.Task[Any] = invoke.task(name=name, **options)(run)
         return declared
 
     return declare
+
+
+def _rehearse(environment: str, outside: Callable[..., list[str]] | None, named: dict[str, Any]) -> None:
+    """Go on within a rehearsal. Raises Failure if it is not up."""
+    from ops.lab import rehearsal
+
+    words = rehearsal.words_within(sys.argv[1:], environment)
+    if named.get("env") not in {"lab", environment}:
+        raise Failure("Either --env or --rehearse.", "A rehearsal has the names of one environment.", Exit.USAGE)
+    rehearsal.require_up(environment)
+    more = outside(**named) if outside is not None else []
+    rehearsal.enter(environment, [*words, *more])
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -39,7 +39,15 @@ def _timed(title: str) -> Iterator[None]:
     console.print(f"{title}: {time.monotonic() - began:.0f} s")
 
 
+def _built_outside(*, release_: str = "", resume: bool = False, **_: object) -> list[str]:
+    """What a rehearsal deploys, built where registries can be reached."""
+    if release_ or resume:
+        return []
+    return [f"--release={release.build(dirty_allowed=True).version}"]
+
+
 @task(
+    outside=_built_outside,
     help={
         "env": "environment to deploy to",
         "release": "version of an earlier release (default: build this work tree)",
@@ -104,7 +112,7 @@ def deploy(
             machine.deploy(chosen)
         finally:
             _notify(environment, record)
-        if environment.is_lab:
+        if not environment.is_real:
             # Now rather than before: a release's installation has brought packages too.
             packages.lock_if_new(environment)
     console.rule(f"deployed {chosen.version} to '{env}' in {time.monotonic() - began:.0f} s")
@@ -309,5 +317,5 @@ def _lab_up(environment: Environment) -> Environment:
 
     secrets.ensure_lab()
     with _timed("lab"):
-        Lab.of(environment.name).up([])
+        Lab.named().up([])
     return Environment.named(environment.name)

@@ -41,6 +41,11 @@ class Host:
         """The address that SSH connects to."""
         return str(self.variables.get("ansible_host", self.name))
 
+    @property
+    def datacentre(self) -> str:
+        """The data centre that it stands in."""
+        return str(self.variables.get("site_datacentre", ""))
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -65,6 +70,18 @@ class Environment:
     def is_lab(self) -> bool:
         """Whether the hosts are those of the local data centre."""
         return self.name == LAB_ENVIRONMENT
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether the hosts are those of a lab that stands in for the environment's real ones."""
+        from ops.lab import rehearsal
+
+        return rehearsal.within(self.name) is not None
+
+    @property
+    def is_real(self) -> bool:
+        """Whether anything depends on the hosts: neither the lab's nor those of a rehearsal."""
+        return not (self.is_lab or self.is_rehearsal)
 
     @property
     def known_hosts(self) -> Path:
@@ -123,6 +140,11 @@ class Environment:
                 f"Its hosts: {', '.join(self.hosts)}.",
                 Exit.USAGE,
             ) from None
+
+    @property
+    def first_datacentre(self) -> str:
+        """The one that users are sent to, and whose etcd all operators share."""
+        return self.group("database")[0].datacentre
 
     def variable(self, name: str) -> Any:
         """A variable that is the same for all hosts, as written in the inventory.
@@ -195,11 +217,9 @@ def environment_names() -> list[str]:
 
 
 def _generated_inventory(name: str) -> Path | None:
-    if name != LAB_ENVIRONMENT:
-        return None
     from ops.lab import generated_inventory
 
-    return generated_inventory()
+    return generated_inventory(name)
 
 
 def _listing(inventory: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def ship(
     environment = Environment.named(env)
     if not environment.is_lab:
         secrets.read(env)  # now rather than when the first worker is asked
-    made = shipment.build(environment, ref=ref, dirty_allowed=environment.is_lab and not ref, key=key)
+    made = shipment.build(environment, ref=ref, dirty_allowed=not (environment.is_real or ref), key=key)
     change(environment, made.version, made, limit=limit, reason=reason, yes=yes)
 
 

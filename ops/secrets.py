@@ -18,6 +18,7 @@ import yaml
 
 from ops.environment import LAB_ENVIRONMENT, VAULT_FILE, source_of
 from ops.errors import Exit, Failure
+from ops.lab import rehearsal
 from ops.paths import INVENTORIES, ROOT, tool
 
 PASSWORD_VARIABLE = "LONGHAUL_VAULT_PASSWORD_FILE"  # noqa: S105 - the name of a variable
@@ -65,7 +66,9 @@ TOGETHER = (
 
 
 def vault_path(environment: str) -> Path:
-    """The vault file of an environment."""
+    """The vault file of an environment. In its rehearsal the secrets are made up, and stand beside what else is."""
+    if rehearsed := rehearsal.within(environment):
+        return rehearsed.place.inventory / VAULT_FILE
     return INVENTORIES / environment / VAULT_FILE
 
 
@@ -106,6 +109,18 @@ def ensure_lab() -> Path:
         return path
     _write_private(path, _dump({**generate(LAB_ENVIRONMENT), **present}))
     return path
+
+
+def made_up(path: Path, site: str) -> str:
+    """A complete plain vault for a rehearsal of the site: the one of this path, or with what is still missing."""
+    present = _parse(path, path.read_text()) if path.is_file() else {}
+    missing = needed(site) - set(present)
+    return _dump({**generate(site), **present} if missing else present)
+
+
+def _is_plain(environment: str) -> bool:
+    """Whether the secrets are made up, and need no password."""
+    return environment == LAB_ENVIRONMENT or rehearsal.within(environment) is not None
 
 
 def read(environment: str) -> dict[str, Any]:
@@ -179,9 +194,10 @@ def rotate(environment: str, names: list[str]) -> None:
 
 def edit(environment: str) -> None:
     """Open the vault of an environment in $EDITOR."""
-    path = vault_path(environment)
     if environment == LAB_ENVIRONMENT:
         ensure_lab()
+    path = vault_path(environment)
+    if _is_plain(environment):
         command = [os.environ.get("EDITOR", "vi"), str(path)]
     else:
         read(environment)
@@ -191,7 +207,7 @@ def edit(environment: str) -> None:
 
 def ansible_arguments(environment: str) -> list[str]:
     """Arguments that let ansible-playbook open the vault of an environment; none for the lab."""
-    return [] if environment == LAB_ENVIRONMENT else _password_arguments(environment)
+    return [] if _is_plain(environment) else _password_arguments(environment)
 
 
 def _password_arguments(environment: str) -> list[str]:
@@ -212,7 +228,7 @@ def _decrypt(environment: str, path: Path) -> str:
     except OSError as error:
         raise Failure(f"{path} cannot be read: {error.strerror}.", code=Exit.NO_PERMISSION) from error
     if not content.startswith(_VAULT_HEADER):
-        if environment == LAB_ENVIRONMENT:
+        if _is_plain(environment):
             return content.decode()
         raise Failure(
             f"{path} is not encrypted.",
@@ -258,7 +274,7 @@ def _dump(values: Mapping[str, Any]) -> str:
 
 def _store(environment: str, values: Mapping[str, Any]) -> None:
     path = vault_path(environment)
-    if environment == LAB_ENVIRONMENT:
+    if _is_plain(environment):
         _write_private(path, _dump(values))
         return
     arguments = _password_arguments(environment)

@@ -10,7 +10,7 @@ import json
 import shlex
 from typing import Any
 
-from ops.environment import Environment, Host
+from ops.environment import Environment
 from ops.errors import Exit, Failure
 
 PREFIX = "/longhaul/"
@@ -28,8 +28,8 @@ class Store:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
         # Two data centres have two clusters: what all operators share stands in the first one's.
-        database = environment.group("database")
-        self._hosts = [host for host in database if _datacentre(host) == _datacentre(database[0])]
+        here = environment.first_datacentre
+        self._hosts = [host for host in environment.group("database") if host.datacentre == here]
 
     def get(self, key: str) -> str | None:
         """The text of a key, or None."""
@@ -98,10 +98,6 @@ class Store:
             "See ./inv status. If it cannot be mended first, --without-lock goes ahead: make sure that you are alone.",
             Exit.UNAVAILABLE,
         )
-
-
-def _datacentre(host: Host) -> str:
-    return str(host.variables.get("site_datacentre", ""))
 
 
 def _json(text: str) -> dict[str, Any]:

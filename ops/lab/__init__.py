@@ -22,20 +22,33 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def generated_inventory() -> Path | None:
-    """The inventory of the lab that LONGHAUL_LAB names, or None if there is no such lab.
+def generated_inventory(environment: str) -> Path | None:
+    """The inventory of the lab that LONGHAUL_LAB names, or None if there is no such lab. Within a rehearsal, its own.
+
+    Raises Failure within the rehearsal of another environment.
 
     Brought up to date with its source first, where this process may write it.
     """
-    from ops.lab import inventory
+    from ops.environment import LAB_ENVIRONMENT
+    from ops.errors import Exit, Failure
+    from ops.lab import inventory, rehearsal
     from ops.lab.place import Place
 
     place = Place.of()
-    if inventory.recorded_block(place) is None:
+    if rehearsed := rehearsal.current():
+        if rehearsed.environment != environment:
+            raise Failure(
+                f"This is the rehearsal of '{rehearsed.environment}': '{environment}' cannot be reached from here.",
+                code=Exit.USAGE,
+            )
+        place = rehearsed.place
+    elif environment != LAB_ENVIRONMENT:
+        return None
+    if inventory.recorded_environment(place) is None:
         return None
     if os.access(place.inventory, os.W_OK):
         from ops.lab.lab import Lab
 
         with contextlib.suppress(FileNotFoundError):  # the lab is being destroyed
-            Lab(place).write_inventory()
+            Lab.named(place.name).write_inventory()
     return place.inventory

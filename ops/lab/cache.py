@@ -2,12 +2,16 @@
 
 It is apt-cacher-ng as a process of the lab, in a control group of its own, on the lab's gateway address only. It
 hands on two archives, Debian's and its security archive, from the machine's own mirror; anything else is refused.
+
+Nothing joins a sealed lab to the machine. There the cache listens on a loopback address of the machine, and a relay
+(systemd-socket-proxyd(8)) hands it what arrives at a socket that was opened within the lab. Bytes pass, packets do not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import pwd
 import shutil
@@ -19,11 +23,12 @@ from pathlib import Path
 
 from ops.errors import Exit, Failure
 from ops.lab.cgroups import Group
-from ops.lab.place import APT_CACHE, Place
+from ops.lab.place import APT_CACHE, NETNS, Place
 from ops.lab.shell import run
 from ops.lab.sources import Mirror
 
 PORT = 3142
+RELAY = Path("/usr/lib/systemd/systemd-socket-proxyd")
 START_SECONDS = 10.0
 _USER = "apt-cacher-ng"
 
@@ -34,6 +39,15 @@ class Cache:
 
     place: Place
     address: str
+    sealed: bool = False
+
+    @property
+    def _listens_on(self) -> str:
+        if not self.sealed:
+            return self.address
+        # Of the 16 million loopback addresses one that no other lab has.
+        digest = hashlib.sha256(self.place.name.encode()).digest()
+        return f"127.{digest[0]}.{digest[1]}.{digest[2] % 254 + 1}"
 
     @property
     def group(self) -> Group:
@@ -66,18 +80,30 @@ class Cache:
                 # The lock on the store lives as long as a process that holds this descriptor.
                 self.group.start([*drop, *serve], output=output, pass_fds=[lock])
         self._wait(directory)
+        if self.sealed:
+            self._start_relay(directory)
+
+    def _start_relay(self, directory: Path) -> None:
+        # It is started within the lab, opens the socket there, and joins the cache with its first connection.
+        home = f"/proc/{next(self.group.processes())}/ns/net"
+        relay = ["nsenter", f"--net={home}", str(RELAY), f"{self._listens_on}:{PORT}"]
+        within = ["nsenter", f"--net={NETNS / self.place.netns}"]
+        with (directory / "relay.log").open("w") as output:
+            self.group.start(
+                [*within, "systemd-socket-activate", f"--listen={self.address}:{PORT}", *relay], output=output
+            )
 
     def _wait(self, directory: Path) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection((self.address, PORT), timeout=1):
+            with contextlib.suppress(OSError), socket.create_connection((self._listens_on, PORT), timeout=1):
                 return
             time.sleep(0.05)
         logs = sorted(path for path in directory.iterdir() if path.suffix in {".log", ".err"})
         said = "\n".join(path.read_text(errors="replace")[-2000:] for path in logs)
         self.group.remove()
         raise Failure(
-            f"The package cache did not start on {self.address}:{PORT}: {said.strip() or 'it said nothing'}",
+            f"The package cache did not start on {self._listens_on}:{PORT}: {said.strip() or 'it said nothing'}",
             f"Its configuration and logs are in {directory}.",
             Exit.UNAVAILABLE,
         )
@@ -87,7 +113,7 @@ class Cache:
             f"CacheDir: {store}\n"
             f"LogDir: {directory}\n"
             "SupportDir: /usr/lib/apt-cacher-ng\n"
-            f"BindAddress: {self.address}\n"
+            f"BindAddress: {self._listens_on}\n"
             f"Port: {PORT}\n"
             "SocketPath:\n"
             f"Remap-debrep: /debian ; {upstream.main}\n"

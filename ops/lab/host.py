@@ -42,13 +42,17 @@ _FILL = "fill"
 
 @dataclass(frozen=True)
 class Host:
-    """A host by name and address; `disk_size` as truncate(1) takes it, `mounts` are paths that are mount points."""
+    """A host by name and address; `disk_size` as truncate(1) takes it, `mounts` are paths that are mount points.
+
+    A host of a `sealed` lab is reached from within the lab only.
+    """
 
     place: Place
     name: str
     address: str
     disk_size: str = DISK_SIZE
     mounts: tuple[str, ...] = ()
+    sealed: bool = False
 
     @property
     def directory(self) -> Path:
@@ -187,13 +191,13 @@ class Host:
         owner = (image / "home/ops/.ssh").stat()
         os.chown(keys, owner.st_uid, owner.st_gid)
 
-    def start(self, block: network.Block) -> None:
+    def start(self, wiring: network.Wiring) -> None:
         """Switches the host on, with its cable plugged in. Does not wait for it to boot; see wait_ready."""
         if self.group.populated():
             return
         self.group.remove()
         self._wait_for_disk()
-        network.attach(self.place, self.netns, self.name, self.address, block)
+        network.attach(self.place, self.netns, self.name, self.address, wiring)
         mount = cgroups.mount_point()
         assert mount is not None  # machine.check has seen to it
         with self.console_log.open("ab") as output:
@@ -234,21 +238,27 @@ class Host:
 
         Raises Failure with the end of the console's log if the host goes off or takes longer.
         """
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection((self.address, SSH_PORT), timeout=1) as line:
-                line.settimeout(2)
-                if line.recv(4) == b"SSH-":
-                    return
-            if not self.group.populated() and time.monotonic() > deadline - seconds + 2:
-                break
-            time.sleep(0.1)
+        with network.within(self.place) if self.sealed else contextlib.nullcontext():
+            if self._greets(seconds):
+                return
         log = self.console_log.read_text(errors="replace")[-2000:] if self.console_log.exists() else ""
         raise Failure(
             f"{self.name} is not ready for SSH. The end of its console:\n{log.strip() or '(empty)'}",
             f"All of it: {self.console_log}. Try again: ./inv lab.power-cut {self.name}; ./inv lab.up {self.name}",
             Exit.TEMPORARY,
         )
+
+    def _greets(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection((self.address, SSH_PORT), timeout=1) as line:
+                line.settimeout(2)
+                if line.recv(4) == b"SSH-":
+                    return True
+            if not self.group.populated() and time.monotonic() > deadline - seconds + 2:
+                break
+            time.sleep(0.1)
+        return False
 
     def ask_to_stop(self) -> None:
         """Asks for an orderly power-off, as a short press on the button does."""

@@ -14,17 +14,18 @@ from pathlib import Path
 
 import yaml
 
-from ops.environment import LAB_ENVIRONMENT, Environment
+from ops.environment import LAB_ENVIRONMENT, VAULT_FILE, Environment
 from ops.errors import Exit, Failure
-from ops.lab import network
+from ops.lab import rehearsal
 from ops.lab.cache import Cache
 from ops.lab.host import Host
-from ops.lab.network import Block
+from ops.lab.network import Block, Wiring
 from ops.lab.place import LABS, Place
 from ops.packages import lock as package_lock
 from ops.paths import INVENTORIES
 
-LAB_VARIABLES = "group_vars/all/zz_lab.yml"  # read last of its folder, so that it decides
+LAB_VARIABLES = rehearsal.VARIABLES
+FITTING = "zz_lab.yml"
 KNOWN_HOSTS = "known_hosts"
 
 
@@ -51,10 +52,23 @@ def block_of(environment: Environment) -> Block:
     return blocks.pop()
 
 
+def sealed_wiring(environment: Environment) -> Wiring:
+    """The networks of an inventory as they are, for its rehearsal.
+
+    Raises Failure if an address stands in none of them.
+    """
+    hosts = list(environment.hosts.values())
+    taken = {host.address for host in hosts} | {str(host.variables["public_address"]) for host in hosts}
+    wiring = Wiring.of_sites(environment.variable("site_subnets"), environment.variable("operator_subnets"), taken)
+    for address in sorted(taken):
+        wiring.subnet_of(address)
+    return wiring
+
+
 def recorded_block(place: Place) -> Block | None:
-    """The block that the lab has been given, be it up or down; None if it has none yet."""
-    recorded = _recorded(place)
-    return ipaddress.IPv4Network(recorded["lab_block"]) if recorded else None
+    """The block that the lab has been given, be it up or down; None if it has none: a rehearsal never has."""
+    block = _recorded(place).get("lab_block")
+    return ipaddress.IPv4Network(block) if block else None
 
 
 def recorded_environment(place: Place) -> str | None:
@@ -85,18 +99,23 @@ def relocated(text: str, source: Block, target: Block) -> str:
     return re.sub(rf"(?<![\d.]){re.escape(old)}\.(?=\d)", f"{new}.", text)
 
 
-def write(place: Place, source: Environment, block: Block, hosts: Iterable[Host]) -> Path:
+def write(place: Place, source: Environment, wiring: Wiring, hosts: Iterable[Host]) -> Path:
     """Writes the lab's inventory from that of `source`; what has not changed is not touched. Returns its directory."""
-    if source.name == LAB_ENVIRONMENT:
-        from ops import secrets
+    from ops import secrets
 
-        secrets.ensure_lab()
+    secrets.ensure_lab()
     wanted: dict[str, str] = {}
-    own = block_of(source)
     for path in sorted(source.inventory.rglob("*")):
         if path.is_file() and path.name != KNOWN_HOSTS and path != source.inventory / package_lock.FILE:
-            wanted[path.relative_to(source.inventory).as_posix()] = relocated(path.read_text(), own, block)
-    wanted[LAB_VARIABLES] = yaml.safe_dump(_variables(place, source, block), sort_keys=False)
+            wanted[path.relative_to(source.inventory).as_posix()] = path.read_text()
+    if wiring.sealed:
+        # Whatever the real hosts know, these do not.
+        wanted[VAULT_FILE] = secrets.made_up(place.inventory / VAULT_FILE, source.name)
+        wanted |= {name: yaml.safe_dump(values) for name, values in _fitting(source).items()}
+    else:
+        own = block_of(source)
+        wanted = {name: relocated(text, own, wiring.first) for name, text in wanted.items()}
+    wanted[LAB_VARIABLES] = yaml.safe_dump(_variables(place, source, wiring), sort_keys=False)
     wanted[KNOWN_HOSTS] = "".join(f"{host.name},{host.address} {host.public_key}\n" for host in hosts if host.exists())
     for path in sorted(place.inventory.rglob("*")):
         # The lock of packages is the lab's own: it names a snapshot on one of its hosts.
@@ -113,14 +132,35 @@ def write(place: Place, source: Environment, block: Block, hosts: Iterable[Host]
     return place.inventory
 
 
-def _variables(place: Place, source: Environment, block: Block) -> dict[str, object]:
-    gateway = network.gateway(block)
-    archives = Cache(place, gateway).mirror
+def _fitting(source: Environment) -> dict[str, dict[str, object]]:
+    """What hosts that share one machine have instead of real memory and real disks: file -> variables.
+
+    Sizes are those of the environment `lab`; devices become directories of their own.
+    """
+    found: dict[str, dict[str, object]] = {}
+    for group in sorted(path.name for path in (INVENTORIES / LAB_ENVIRONMENT / "group_vars").iterdir()):
+        if group != "all" and source.members(group) and not group.startswith("dc"):
+            values: dict[str, object] = {}
+            for path in sorted((INVENTORIES / LAB_ENVIRONMENT / "group_vars" / group).glob("*.yml")):
+                values |= yaml.safe_load(path.read_text())
+            found[f"group_vars/{group}/{FITTING}"] = values
+    for host in source.group("storage"):
+        names = [device["name"] for device in host.variables.get("storage_devices", [{"name": "d1"}])]
+        found[f"group_vars/storage/{FITTING}"] |= {
+            "storage_devices": [{"name": name} for name in names],
+            "lab_mounts": [f"/srv/node/{name}" for name in names],
+        }
+    return found
+
+
+def _variables(place: Place, source: Environment, wiring: Wiring) -> dict[str, object]:
+    archives = Cache(place, wiring.gateway, wiring.sealed).mirror
+    own = _sealed_variables() if wiring.sealed else {"lab_block": str(wiring.first)}
     return {
         "lab_name": place.name,
-        "lab_block": str(block),
         "lab_environment": source.name,
-        "lab_gateway": gateway,
+        "lab_gateway": wiring.gateway,
+        **own,
         "ansible_user": "ops",
         "ansible_ssh_private_key_file": str(place.key),
         "site_debian_mirror": archives.main,
@@ -128,9 +168,24 @@ def _variables(place: Place, source: Environment, block: Block) -> dict[str, obj
     }
 
 
-def environment_of(place: Place) -> Environment:
+def _sealed_variables() -> dict[str, object]:
+    """What a rehearsal has instead of what would call out, or needs what only the real site has."""
+    from ops import secrets
+
+    key = secrets.read(LAB_ENVIRONMENT)["vault_release_signing_public_key"]
+    return {
+        # The user's own settings of ssh may name an open connection to the real host, or a way to it.
+        "ansible_ssh_extra_args": "-F none",
+        "base_ops_keys": ["{{ lookup('ansible.builtin.file', ansible_ssh_private_key_file ~ '.pub') }}"],
+        "deploy_notify": [],
+        "pki_public_source": "internal",
+        "release_signers": [{"principal": LAB_ENVIRONMENT, "key": key}],
+    }
+
+
+def environment_of(place: Place, name: str = LAB_ENVIRONMENT) -> Environment:
     """The environment as this lab has it, with the lab's own addresses."""
-    return Environment(LAB_ENVIRONMENT, place.inventory)
+    return Environment(name, place.inventory)
 
 
 def source_of(name: str) -> Environment:

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ops import inventory_schema
 from ops.cli import console
-from ops.environment import LAB_ENVIRONMENT, Environment
+from ops.environment import LAB_ENVIRONMENT, Environment, source_of
 from ops.errors import Exit, Failure
 from ops.lab import cgroups, client, image, inventory, machine, network, snapshot, sources
 from ops.lab.cache import Cache
 from ops.lab.client import Client
 from ops.lab.host import DISK_SIZE, Host
-from ops.lab.network import Block
+from ops.lab.network import Wiring
 from ops.lab.place import LABS, NETNS, Place, port_name
 from ops.lab.progress import progress
 from ops.lab.shell import run
@@ -44,13 +45,24 @@ class Lab:
 
     @classmethod
     def named(cls, name: str | None = None) -> Lab:
-        """The lab of that name, made from the environment `lab`; without a name, the one of LONGHAUL_LAB."""
-        return cls(Place.of(name))
+        """The lab of that name; without a name, the one of LONGHAUL_LAB. It is made from the environment `lab`, unless
+        it is there already and a rehearsal.
+        """
+        place = Place.of(name)
+        return cls(place, inventory.recorded_environment(place) or LAB_ENVIRONMENT)
 
     @classmethod
-    def of(cls, environment: str) -> Lab:
-        """The lab of LONGHAUL_LAB, made from the named environment."""
-        return cls(Place.of(), environment)
+    def rehearsing(cls, environment: str) -> Lab:
+        """The rehearsal of an environment. Raises Failure if there is no such environment, or it is the lab itself."""
+        Environment.named(environment)
+        if environment == LAB_ENVIRONMENT:
+            raise Failure("The lab is where rehearsals take place; it needs none.", "Leave --rehearse out.", Exit.USAGE)
+        return cls(Place.rehearsal(environment), environment)
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it is a rehearsal: it has the addresses of real hosts, and is joined to nothing."""
+        return self.environment_name != LAB_ENVIRONMENT
 
     @property
     def name(self) -> str:
@@ -61,7 +73,7 @@ class Lab:
     @cached_property
     def source(self) -> Environment:
         """The environment that the lab is made from, with the addresses that stand in its inventory."""
-        Environment.named(self.environment_name)  # refuses a wrong name and a wrong inventory
+        inventory_schema.check(source_of(self.environment_name))
         made_from = inventory.recorded_environment(self.place)
         if made_from not in {None, self.environment_name}:
             raise Failure(
@@ -73,13 +85,13 @@ class Lab:
 
     def exists(self) -> bool:
         """Whether the lab has been made; it may be down."""
-        return inventory.recorded_block(self.place) is not None
+        return inventory.recorded_environment(self.place) is not None
 
     @property
     def environment(self) -> Environment:
         """The environment as this lab has it, with the lab's own addresses. Raises Failure if there is no such lab."""
         self._require()
-        return inventory.environment_of(self.place)
+        return inventory.environment_of(self.place, self.environment_name)
 
     def _require(self) -> None:
         if not self.exists():
@@ -97,6 +109,7 @@ class Lab:
                 host.address,
                 str(host.variables.get("lab_disk", DISK_SIZE)),
                 tuple(host.variables.get("lab_mounts", ())),
+                self.sealed,
             )
             for host in environment.hosts.values()
         }
@@ -130,7 +143,7 @@ class Lab:
         """
         for name in names:
             self.source.host(name)
-        inventory.block_of(self.source)  # refuses hosts that do not fit into one lab before anything is made
+        self._wanted_wiring()  # refuses hosts that do not fit into one lab before anything is made
         chosen = list(dict.fromkeys(names)) or list(self.source.hosts)
         new = [name for name in chosen if not (self.place.host(name) / "image").is_symlink()]
         if new or not self.exists():
@@ -142,21 +155,31 @@ class Lab:
             if not image.exists():
                 with progress("building the hosts' image (once; about 40 s)"):
                     image.build(mirror)
-            block = self._raise_network()
-            cache = Cache(self.place, network.gateway(block))
+            wiring = self._raise_network()
+            cache = Cache(self.place, wiring.gateway, wiring.sealed)
             cache.start(mirror)
             self._make_key()
             if self.exists():
                 self.write_inventory()
             else:
-                inventory.write(self.place, self.source, block, ())
+                inventory.write(self.place, self.source, wiring, ())
             hosts = self.hosts()
             self._create([hosts[name] for name in new], cache, volatile=volatile)
             self.write_inventory()
-            self._boot([hosts[name] for name in chosen], block)
+            self._boot([hosts[name] for name in chosen], wiring)
         return [hosts[name] for name in chosen]
 
-    def _raise_network(self) -> Block:
+    def _wanted_wiring(self) -> Wiring:
+        """How the lab is wired if it can have the addresses of its inventory. Raises Failure if no lab can."""
+        if self.sealed:
+            return inventory.sealed_wiring(self.source)
+        return Wiring.of_block(inventory.block_of(self.source))
+
+    def _raise_network(self) -> Wiring:
+        if self.sealed:
+            wiring = self._wanted_wiring()
+            network.raise_network(self.place, wiring)
+            return wiring
         LABS.mkdir(parents=True, exist_ok=True)
         with _lock(LABS):  # two labs that start at once must not choose the same block
             block = network.block_of(self.place)
@@ -174,8 +197,9 @@ class Lab:
                     )
                 else:
                     block = recorded
-            network.raise_network(self.place, block)
-            return block
+            wiring = Wiring.of_block(block)
+            network.raise_network(self.place, wiring)
+            return wiring
 
     def _make_key(self) -> None:
         """Makes the key that opens the hosts. Who called sudo may use it too."""
@@ -191,7 +215,7 @@ class Lab:
         authorized = self.place.key.with_suffix(".pub").read_text().strip()
         self._each("making disks", hosts, lambda host: host.create(base, authorized, cache.mirror, volatile=volatile))
 
-    def _boot(self, hosts: Sequence[Host], block: Block) -> None:
+    def _boot(self, hosts: Sequence[Host], wiring: Wiring) -> None:
         down = network.ports_down(self.place)
         states = {host.name: host.state(down) for host in hosts}
         for name, state in states.items():
@@ -205,7 +229,7 @@ class Lab:
                     "Hosts cannot live without it. Make the lab anew: ./inv lab.destroy; ./inv lab.up",
                     Exit.UNAVAILABLE,
                 )
-        self._each("switching hosts on", off, lambda host: host.start(block))
+        self._each("switching hosts on", off, lambda host: host.start(wiring))
         waiting = [host for host in hosts if states[host.name] in {"stopped", "running"}]
         self._each("waiting for SSH", waiting, Host.wait_ready, threads=len(waiting))
 
@@ -223,10 +247,14 @@ class Lab:
     def write_inventory(self) -> Path:
         """Brings the lab's inventory up to date with the one that this checkout has; returns its directory."""
         self._require()
-        block, made_from = inventory.recorded_block(self.place), inventory.recorded_environment(self.place)
+        return inventory.write(self.place, self.source, self._recorded_wiring(), self.hosts().values())
+
+    def _recorded_wiring(self) -> Wiring:
+        if self.sealed:
+            return self._wanted_wiring()
+        block = inventory.recorded_block(self.place)
         assert block is not None
-        assert made_from is not None
-        return inventory.write(self.place, inventory.source_of(made_from), block, self.hosts().values())
+        return Wiring.of_block(block)
 
     def down(self, names: Sequence[str] = ()) -> None:
         """Shuts hosts down in order. Without names: all of them, then the cache and the network. Disks stay."""
@@ -325,6 +353,13 @@ class Lab:
         if one == other:
             raise Failure(f"{one} cannot be kept from itself.", "Name two hosts.", Exit.USAGE)
         self._require_network()
+        wiring = self._recorded_wiring()
+        if wiring.subnet_of(self.host(one).address) != wiring.subnet_of(self.host(other).address):
+            raise Failure(
+                f"{one} and {other} stand in different networks: what goes between them passes the lab's own router.",
+                "Unplug one of them, or name two hosts of one network.",
+                Exit.USAGE,
+            )
         network.partition(self.place, one, other)
 
     def shape(self, name: str, rate: str) -> None:
@@ -366,7 +401,7 @@ class Lab:
         return host
 
     def _require_network(self) -> None:
-        if network.block_of(self.place) is None:
+        if not network.is_up(self.place):
             raise Failure(f"The lab {self.name} is down.", "Start it: ./inv lab.up", Exit.TEMPORARY)
 
     # Clients
@@ -389,11 +424,10 @@ class Lab:
             found = network.clients(self.place)
             made = Client(self.place, name, found.get(name, ""))
             if name not in found:
-                block = network.block_of(self.place)
-                assert block is not None
+                wiring = self._recorded_wiring()
                 taken = {host.address for host in self.hosts().values()}
-                made = Client(self.place, name, network.free_client_address(self.place, block, taken))
-                network.attach(self.place, made.netns, name, made.address, block)
+                made = Client(self.place, name, network.free_client_address(self.place, wiring, taken))
+                network.attach(self.place, made.netns, name, made.address, wiring)
             if rate is None:
                 network.unshape(self.place, made.netns, name)
             else:
@@ -442,15 +476,15 @@ class Lab:
                 Exit.USAGE,
             )
         with self._locked():
-            block = self._raise_network()
-            Cache(self.place, network.gateway(block)).start(sources.mirror())
+            wiring = self._raise_network()
+            Cache(self.place, wiring.gateway, wiring.sealed).start(sources.mirror())
             network.heal_partitions(self.place)
             made = [host for host in self.hosts().values() if host.exists()]
             self._each("switching hosts off", made, Host.power_cut)
             with progress("copying disks"):
                 snapshot.put_back(self.place, name)
             self.write_inventory()
-            self._boot([host for host in self.hosts().values() if host.exists()], block)
+            self._boot([host for host in self.hosts().values() if host.exists()], wiring)
 
     def drop_snapshot(self, name: str) -> None:
         """Removes a snapshot. None of that name is not an error."""

@@ -2,6 +2,10 @@
 
     machine --[lh-<lab> .1]----[machine]-- bridge --[web1]----[eth0 .21]-- host web1
 
+A *sealed* lab keeps the addresses of its inventory, which are those of real hosts somewhere. Nothing joins it to the
+machine: there is no cable, the bridge's namespace has the gateways' addresses itself and forwards between the subnets,
+and whoever wants to reach the hosts must be inside (`within`, or nsenter).
+
 The bridge's namespace and the hosts have an unreachable default route, the machine does not forward for them, and the
 machine has an unreachable route for the whole of 198.18.0.0/15 (RFC 2544, set aside for benchmarks): a packet to a
 host of a lab that is down is refused here rather than sent out. The block of a lab that is up is what the kernel has on
@@ -13,7 +17,10 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +30,63 @@ from ops.lab.shell import run
 
 RANGE = ipaddress.IPv4Network("198.18.0.0/15")
 BRIDGE = "lab0"
+SHORTEST_PREFIX = 8
 MACHINE_PORT = "machine"
 CLIENTS_FROM = 200
 Block = ipaddress.IPv4Network
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """The subnets of a lab, each with the address of its gateway.
+
+    Sealed: the operators' networks, too, are among the subnets, and `operator` is the address that whoever works inside
+    has, because the hosts let in nobody from elsewhere.
+    """
+
+    subnets: Mapping[Block, str]
+    sealed: bool = False
+    operator: str = ""
+
+    @classmethod
+    def of_block(cls, block: Block) -> Wiring:
+        """A lab with one block, at whose gateway the machine is."""
+        return cls({block: gateway(block)})
+
+    @classmethod
+    def of_sites(cls, sites: Sequence[str], operators: Sequence[str], taken: Collection[str]) -> Wiring:
+        """A sealed lab with these networks; `taken` are addresses of hosts, which no gateway may have."""
+        # Who lets in half the world (0.0.0.0/0) lets in the gateways of the sites too.
+        narrow = [text for text in operators if ipaddress.IPv4Network(text).prefixlen >= SHORTEST_PREFIX]
+        subnets: dict[Block, str] = {}
+        for network in (ipaddress.IPv4Network(text) for text in (*sites, *narrow)):
+            # From the last one down; the very last is for broadcasts.
+            numbers = range(network.num_addresses - 2, 0, -1)
+            addresses = (str(network.network_address + number) for number in numbers)
+            subnets[network] = next(address for address in addresses if address not in taken)
+        return cls(subnets, sealed=True, operator=subnets[ipaddress.IPv4Network([*narrow, sites[0]][0])])
+
+    @property
+    def first(self) -> Block:
+        """The subnet that clients get addresses of, and whose gateway has the package cache."""
+        return next(iter(self.subnets))
+
+    @property
+    def gateway(self) -> str:
+        """The address of the first gateway."""
+        return self.subnets[self.first]
+
+    def subnet_of(self, address: str) -> Block:
+        """The subnet that an address stands in. Raises Failure if it stands in none."""
+        found = ipaddress.IPv4Address(address)
+        for subnet in self.subnets:
+            if found in subnet:
+                return subnet
+        raise Failure(
+            f"{address} stands in none of the networks {', '.join(map(str, self.subnets))}.",
+            "Correct site_subnets or the address in the inventory.",
+            Exit.BAD_CONFIGURATION,
+        )
 
 
 def _links(*selection: str) -> list[dict[str, Any]]:
@@ -88,10 +149,23 @@ def gateway(block: Block) -> str:
     return str(block.network_address + 1)
 
 
-def raise_network(place: Place, block: Block) -> None:
+def raise_network(place: Place, wiring: Wiring) -> None:
     """Makes the lab's namespace, bridge and cable, and the machine's unreachable route, where they are not there."""
+    inside = _raise_bridge(place)
+    if wiring.sealed:
+        _raise_gateways(place, wiring)
+        return
     # By its metric the last choice: a route that the machine has for these addresses stays and goes first.
     run(["ip", "route", "replace", "unreachable", str(RANGE), "metric", str(2**31)])
+    if not _exists(place.netns, MACHINE_PORT):
+        run(["ip", "link", "add", place.cable, "type", "veth", "peer", "name", MACHINE_PORT, "netns", place.netns])
+    run([*inside, "link", "set", MACHINE_PORT, "master", BRIDGE, "up"])
+    run(["ip", "address", "replace", f"{wiring.gateway}/{wiring.first.prefixlen}", "dev", place.cable])
+    run(["ip", "link", "set", place.cable, "up"])
+
+
+def _raise_bridge(place: Place) -> list[str]:
+    """Makes the namespace with the bridge; returns the beginning of an `ip` command there."""
     if not (NETNS / place.netns).exists():
         run(["ip", "netns", "add", place.netns])
     inside = ["ip", "-netns", place.netns]
@@ -100,11 +174,35 @@ def raise_network(place: Place, block: Block) -> None:
     run([*inside, "link", "set", BRIDGE, "up"])
     run([*inside, "link", "set", "lo", "up"])
     run([*inside, "route", "replace", "unreachable", "default"])
-    if not _exists(place.netns, MACHINE_PORT):
-        run(["ip", "link", "add", place.cable, "type", "veth", "peer", "name", MACHINE_PORT, "netns", place.netns])
-    run([*inside, "link", "set", MACHINE_PORT, "master", BRIDGE, "up"])
-    run(["ip", "address", "replace", f"{gateway(block)}/{block.prefixlen}", "dev", place.cable])
-    run(["ip", "link", "set", place.cable, "up"])
+    return inside
+
+
+def _raise_gateways(place: Place, wiring: Wiring) -> None:
+    """Gives a sealed lab's own namespace the gateways' addresses, and lets it forward between the subnets."""
+    inside = ["ip", "-netns", place.netns]
+    for subnet, address in wiring.subnets.items():
+        run([*inside, "address", "replace", f"{address}/{subnet.prefixlen}", "dev", BRIDGE])
+    for subnet in wiring.subnets:
+        # Whoever works here speaks to all hosts with the operators' address.
+        if ipaddress.IPv4Address(wiring.operator) not in subnet:
+            run([*inside, "route", "replace", str(subnet), "dev", BRIDGE, "src", wiring.operator])
+    run(["ip", "netns", "exec", place.netns, "sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1"])
+
+
+def is_up(place: Place) -> bool:
+    """Whether the lab has a network."""
+    return (NETNS / place.netns).exists()
+
+
+@contextlib.contextmanager
+def within(place: Place) -> Iterator[None]:
+    """What this thread opens in the block, it opens in the lab's namespace. Other threads stay where they are."""
+    with Path("/proc/thread-self/ns/net").open() as own, (NETNS / place.netns).open() as there:
+        os.setns(there.fileno(), os.CLONE_NEWNET)
+        try:
+            yield
+        finally:
+            os.setns(own.fileno(), os.CLONE_NEWNET)
 
 
 def _exists(netns: str, link: str) -> bool:
@@ -125,10 +223,12 @@ def drop_network(place: Place) -> None:
         run(["ip", "netns", "delete", place.netns])
 
 
-def attach(place: Place, netns: str, name: str, address: str, block: Block) -> None:
+def attach(place: Place, netns: str, name: str, address: str, wiring: Wiring) -> None:
     """Makes the namespace `netns` with one interface, eth0, that hangs on the bridge by the port of `name`."""
     detach(place, netns, name)
     port = port_name(name)
+    subnet = wiring.subnet_of(address)
+    way_out = f"default via {wiring.subnets[subnet]}" if wiring.sealed else "unreachable default"
     mac = "02:4c:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
     run(["ip", "netns", "add", netns])
     peer = ["type", "veth", "peer", "name", "eth0", "address", mac, "netns", netns]
@@ -141,9 +241,9 @@ def attach(place: Place, netns: str, name: str, address: str, block: Block) -> N
             # Nobody speaks IPv6 here. An address of its own would come into force a second or two after the interface,
             # and a browser that sees an address change breaks off all its connections.
             "link set eth0 addrgenmode none\n"
-            f"address add {address}/{block.prefixlen} broadcast {block.broadcast_address} dev eth0\n"
+            f"address add {address}/{subnet.prefixlen} broadcast {subnet.broadcast_address} dev eth0\n"
             "link set eth0 up\n"
-            "route add unreachable default\n"
+            f"route add {way_out}\n"
         ),
     )
 
@@ -239,10 +339,11 @@ def clients(place: Place) -> dict[str, str]:
     return found
 
 
-def free_client_address(place: Place, block: Block, taken: set[str]) -> str:
-    """An address for one more client: from .200 on, not of a host and not of another client."""
-    used = taken | set(clients(place).values())
-    for number in range(CLIENTS_FROM, 255):
+def free_client_address(place: Place, wiring: Wiring, taken: set[str]) -> str:
+    """An address for one more client: from .200 on, not of a host or gateway and not of another client."""
+    block = wiring.first
+    used = {*taken, *wiring.subnets.values(), *clients(place).values()}
+    for number in range(CLIENTS_FROM, min(255, block.num_addresses - 1)):
         address = str(block.network_address + number)
         if address not in used:
             return address

@@ -22,7 +22,8 @@ NETNS = Path("/run/netns")
 # An interface name has 15 characters at most, and the machine's end of a lab's cable is "lh-" and the lab's name.
 INTERFACE_LENGTH = 15
 CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-LAB_NAME = re.compile(r"[a-z][a-z0-9-]{0,11}")
+LAB_NAME_LENGTH = 12
+LAB_NAME = re.compile(rf"[a-z][a-z0-9-]{{0,{LAB_NAME_LENGTH - 1}}}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Place:
                 Exit.USAGE,
             )
         return Place(chosen)
+
+    @staticmethod
+    def rehearsal(environment: str) -> Place:
+        """The place of the rehearsal of an environment: beside the lab that LONGHAUL_LAB names, one of its own."""
+        beside = Place.of().name
+        return Place(f"{'re' if beside == 'lab' else beside}-{environment}"[:LAB_NAME_LENGTH].rstrip("-"))
 
     @staticmethod
     def valid_client(name: str) -> bool:

@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from json import dumps
+from typing import Any
 
-from invoke import Collection
+from invoke import Collection, Task
 from rich.console import Console
 from rich.table import Table
 
-from ops.cli import confirm, console, task
+from ops import cli
+from ops.cli import confirm, console
 from ops.errors import Exit, Failure
 from ops.lab import machine
 from ops.lab.arguments import HOSTS, TaskWithHosts, words_after_dashes
 from ops.lab.lab import Lab
+from ops.lab.place import NETNS
 
 HOST = {"host": "name of a host, as in the inventory"}
+REHEARSE = {"rehearse": "environment whose rehearsal is meant, instead of the lab"}
 
 
-@task(
+def task(**options: Any) -> Callable[[Callable[..., None]], Task[Any]]:
+    """Like ops.cli.task, for a task on the lab of LONGHAUL_LAB or, with --rehearse, on that of a rehearsal."""
+
+    def declare(function: Callable[..., None]) -> Task[Any]:
+        @functools.wraps(function)
+        def run(*arguments: Any, rehearse: str = "", **named: Any) -> None:
+            if rehearse:
+                os.environ["LONGHAUL_LAB"] = Lab.rehearsing(rehearse).name
+            function(*arguments, **named)
+
+        signature = inspect.signature(function)
+        own = list(signature.parameters.values())
+        run.__signature__ = signature.replace(parameters=[*own, cli.REHEARSE])  # type: ignore[attr-defined] # PEP 362
+        return cli.task(**{**options, "help": {**options.get("help", {}), **REHEARSE}})(run)
+
+    return declare
+
+
+@cli.task(
     klass=TaskWithHosts,
     help={
         HOSTS: "names of hosts; without any: all of the inventory",
         "volatile": "fast disks that forget: for tests of roles only",
-        "env": "the environment whose hosts to boot",
+        "rehearse": "environment whose hosts to boot, with their own names and addresses",
     },
 )
-def up(_context: object, hosts: list[str] = [], volatile: bool = False, env: str = "lab") -> None:  # noqa: B006
+def up(_context: object, hosts: list[str] = [], volatile: bool = False, rehearse: str = "") -> None:  # noqa: B006
     """Boot hosts, and wait until SSH answers."""
-    lab = Lab.of(env)
+    lab = Lab.rehearsing(rehearse) if rehearse else Lab.named()
     ready = lab.up(hosts, volatile=volatile)
     console.print(f"lab {lab.name}: {len(ready)} hosts are up; inventory: {lab.place.inventory}")
 
@@ -89,7 +115,8 @@ def ssh(_context: object, host: str) -> None:
     lab = Lab.named()
     target = lab.host(host)
     options = [*lab.environment.ssh_options(), "-i", str(lab.place.key), "-o", "IdentitiesOnly=yes"]
-    command = ["ssh", *options, f"ops@{target.address}", *words_after_dashes(sys.argv)]
+    within = ["nsenter", f"--net={NETNS / lab.place.netns}", "--"] if lab.sealed else []
+    command = [*within, "ssh", "-F", "none", *options, f"ops@{target.address}", *words_after_dashes(sys.argv)]
     sys.exit(subprocess.run(command, check=False).returncode)
 
 

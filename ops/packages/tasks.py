@@ -182,7 +182,7 @@ def _bring_to(environment: Environment, wanted: Lock, found: Mapping[str, Instal
                     failure.code,
                 ) from failure
     console.rule(f"'{environment.name}' has packages {wanted.snapshot} after {time.monotonic() - began:.0f} s")
-    if not environment.is_lab:
+    if environment.is_real:
         console.print(f"Now commit {lock.path_of(environment)}: it is what brings a new host to the same packages.")
 
 

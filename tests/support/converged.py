@@ -44,7 +44,7 @@ def content_name() -> str:
 def converged() -> Site:
     """The site, deployed and up. Made once per session."""
     began = time.monotonic()
-    lab = Lab.of(LAB_ENVIRONMENT)
+    lab = Lab.named()
     name = content_name()
     if name in lab.snapshots():
         lab.restore(name)

@@ -487,7 +487,7 @@ class TestCommands:
         assert (done.stdout, done.returncode) == ("two  words\n", 5)
 
     def test_names_of_hosts_stand_before_or_behind_options(self, lab: Lab) -> None:
-        for words in ([ONE, OTHER, "--env=lab"], ["--env", "lab", ONE, OTHER]):
+        for words in ([ONE, OTHER, "--volatile"], ["--volatile", ONE, OTHER]):
             done = self.inv("lab.up", *words)
             assert done.returncode == 0, done.stderr
             assert "2 hosts are up" in done.stderr
@@ -496,7 +496,7 @@ class TestCommands:
         ("words", "code", "said"),
         [
             (["lab.up", "nohost"], 64, "no host 'nohost'"),
-            (["lab.up", "--env=noenv"], 64, "no environment 'noenv'"),
+            (["lab.up", "--rehearse=noenv"], 64, "no environment 'noenv'"),
             (["lab.exec", "nohost", "--", "true"], 64, "no host 'nohost'"),
             (["lab.exec", ONE], 64, "No command"),
             (["lab.shape", ONE, "fast"], 64, "not a rate"),

@@ -321,9 +321,10 @@ class Hosts:
     answers: list[Any]
     asked: list[str] = field(default_factory=list)
     name: str = "lab"
+    first_datacentre: str = "dc1"
 
     def group(self, _name: str) -> list[Any]:
-        return [SimpleNamespace(name=f"data{number}", variables={}) for number, _ in enumerate(self.answers, 1)]
+        return [SimpleNamespace(name=f"data{number}", datacentre="dc1") for number, _ in enumerate(self.answers, 1)]
 
     def connection(self, host: Any) -> Any:
         return self

@@ -35,9 +35,9 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
         (["web1", "web2"], ["web1", "web2"]),
         (["--volatile", "web1", "web2"], ["web1", "web2"]),
         (["web1", "--volatile", "web2"], ["web1", "web2"]),
-        (["web1", "--env", "lab", "web2"], ["web1", "web2"]),
-        (["--env=lab", "web1"], ["web1"]),
-        (["-e", "lab", "web1"], ["web1"]),
+        (["web1", "--rehearse", "prod", "web2"], ["web1", "web2"]),
+        (["--rehearse=prod", "web1"], ["web1"]),
+        (["-r", "prod", "web1"], ["web1"]),
         (["--volatile"], []),
     ],
 )
@@ -45,7 +45,7 @@ def test_up_takes_any_number_of_hosts_anywhere(parse: Parse, words: list[str], h
     found = parse("lab.up", *words)
     assert found["hosts"] == hosts
     assert found["volatile"] is ("--volatile" in words)
-    assert found["env"] == "lab"
+    assert found["rehearse"] == ("prod" if any("prod" in word for word in words) else "")
 
 
 def test_down_takes_hosts_or_none(parse: Parse) -> None:
@@ -54,7 +54,7 @@ def test_down_takes_hosts_or_none(parse: Parse) -> None:
 
 
 def test_exec_takes_one_host_and_leaves_the_command_alone(parse: Parse) -> None:
-    assert parse("lab.exec", "web1", "--", "ls", "--all") == {"host": "web1"}
+    assert parse("lab.exec", "web1", "--", "ls", "--all") == {"host": "web1", "rehearse": ""}
     assert words_after_dashes(["x", "lab.exec", "web1", "--", "sh", "-c", "a  b", "--"]) == ["sh", "-c", "a  b", "--"]
     assert words_after_dashes(["x", "lab.exec", "web1"]) == []
 
@@ -65,7 +65,8 @@ def test_words_behind_dashes_are_no_hosts() -> None:
 
 
 def test_other_verbs_take_what_the_help_says(parse: Parse) -> None:
-    assert parse("lab.partition", "web1", "data1") == {"a": "web1", "b": "data1"}
-    assert parse("lab.shape", "web1", "5KB") == {"host": "web1", "rate": "5KB"}
-    assert parse("lab.client", "c1", "--rate=5KB") == {"name": "c1", "rate": "5KB", "remove": False}
-    assert parse("lab.status", "--json") == {"json": True}
+    lab = {"rehearse": ""}
+    assert parse("lab.partition", "web1", "data1") == {"a": "web1", "b": "data1", **lab}
+    assert parse("lab.shape", "web1", "5KB") == {"host": "web1", "rate": "5KB", **lab}
+    assert parse("lab.client", "c1", "--rate=5KB") == {"name": "c1", "rate": "5KB", "remove": False, **lab}
+    assert parse("lab.status", "--json") == {"json": True, **lab}

@@ -14,6 +14,7 @@ from ops import secrets
 from ops.environment import Environment
 from ops.errors import Failure
 from ops.lab import inventory
+from ops.lab.network import Wiring
 from ops.lab.place import Place
 from ops.packages import lock
 from ops.paths import INVENTORIES
@@ -52,7 +53,7 @@ def test_addresses_of_the_block_move_and_no_others(text: str, moved: str) -> Non
 
 
 def test_every_host_moves_and_keeps_its_number(place: Place, source: Environment) -> None:
-    written = Environment("lab", inventory.write(place, source, OTHER, ()))
+    written = Environment("lab", inventory.write(place, source, Wiring.of_block(OTHER), ()))
     assert list(written.hosts) == list(source.hosts)
     for name, host in source.hosts.items():
         assert written.host(name).address == host.address.replace("198.18.0.", "198.18.7.")
@@ -63,7 +64,7 @@ def test_every_host_moves_and_keeps_its_number(place: Place, source: Environment
 
 
 def test_the_lab_s_own_values_come_last(place: Place, source: Environment) -> None:
-    written = Environment("lab", inventory.write(place, source, OTHER, ()))
+    written = Environment("lab", inventory.write(place, source, Wiring.of_block(OTHER), ()))
     values = written.host("web1").variables
     assert values["ansible_user"] == "ops"
     assert values["ansible_ssh_private_key_file"] == str(place.key)
@@ -72,29 +73,29 @@ def test_the_lab_s_own_values_come_last(place: Place, source: Environment) -> No
 
 def test_the_block_is_found_again(place: Place, source: Environment) -> None:
     assert inventory.recorded_block(place) is None
-    inventory.write(place, source, OTHER, ())
+    inventory.write(place, source, Wiring.of_block(OTHER), ())
     assert inventory.recorded_block(place) == OTHER
     assert inventory.recorded_blocks(but=Place("elsewhere")) == {OTHER: "the lab unit"}
     assert inventory.recorded_blocks(but=place) == {}
 
 
 def test_writing_follows_its_source(place: Place, source: Environment) -> None:
-    inventory.write(place, source, OTHER, ())
+    inventory.write(place, source, Wiring.of_block(OTHER), ())
     untouched = place.inventory / "hosts.yml"
     before = untouched.stat().st_mtime_ns
     extra = source.inventory / "group_vars/all/extra.yml"
     extra.write_text("site_name: changed\n")
-    inventory.write(place, source, OTHER, ())
+    inventory.write(place, source, Wiring.of_block(OTHER), ())
     assert yaml.safe_load((place.inventory / "group_vars/all/extra.yml").read_text()) == {"site_name": "changed"}
     extra.unlink()
-    inventory.write(place, source, OTHER, ())
+    inventory.write(place, source, Wiring.of_block(OTHER), ())
     assert not (place.inventory / "group_vars/all/extra.yml").exists()
     assert untouched.stat().st_mtime_ns == before
 
 
 def test_secrets_are_for_their_owner_only(place: Place, source: Environment) -> None:
     (source.inventory / "group_vars/all/vault.yml").write_text("vault_x: y\n")
-    inventory.write(place, source, OTHER, ())
+    inventory.write(place, source, Wiring.of_block(OTHER), ())
     assert (place.inventory / "group_vars/all/vault.yml").stat().st_mode & 0o777 == 0o600
 
 
@@ -110,9 +111,9 @@ def test_a_lab_has_a_lock_of_packages_of_its_own(place: Place, source: Environme
     """That of its source names a snapshot which the lab's hosts have not; its own stays."""
     locked = source.inventory / lock.FILE
     locked.write_text("base_apt_snapshot: of-real-hosts\n")
-    inventory.write(place, source, OTHER, ())
+    inventory.write(place, source, Wiring.of_block(OTHER), ())
     own = place.inventory / lock.FILE
     assert not own.exists()
     own.write_text("base_apt_snapshot: of-the-lab\n")
-    inventory.write(place, source, OTHER, ())
+    inventory.write(place, source, Wiring.of_block(OTHER), ())
     assert own.read_text() == "base_apt_snapshot: of-the-lab\n"
