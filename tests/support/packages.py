@@ -17,6 +17,7 @@ def command(package: str, snapshot: str) -> list[str]:
 _SCRIPT = """
 set -e
 cd "$(mktemp -d)"
+apt-get update -qq
 apt-get download -qq "$1"
 dpkg-deb -R "$1"_*.deb tree
 sed -i "s/^Version: .*/Version: $2/" tree/DEBIAN/control
