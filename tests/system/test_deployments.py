@@ -129,9 +129,6 @@ def test_a_deployment_whose_process_died_is_resumed(site: Site, current: release
         resumed = inv(*DEPLOY, "--resume")
         assert resumed.returncode == 0, resumed.stdout[-10000:]
     assert_on(site, version)
-    back = inv("rollback", f"--env={LAB_ENVIRONMENT}", f"--to={current.version}", "--yes")
-    assert back.returncode == 0, back.stdout[-10000:]
-    assert_on(site, current.version)
 
 
 def test_a_version_that_is_used_for_other_content_is_refused(site: Site, current: release.Release) -> None:
