@@ -47,11 +47,10 @@ def settings() -> dict[str, str]:
     """Environment variables under which Ansible's commands run, on top of ansible.cfg."""
     variables = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     if mitogen_enabled():
-        package = importlib.util.find_spec("ansible_mitogen")
-        if package is None or package.origin is None:
+        if importlib.util.find_spec("ansible_mitogen") is None:
             raise Failure("mitogen is not installed.", "Run `./inv`, which installs requirements.txt.")
-        variables["ANSIBLE_STRATEGY_PLUGINS"] = str(Path(package.origin).parent / "plugins" / "strategy")
-        variables["ANSIBLE_STRATEGY"] = "mitogen_linear"
+        variables["ANSIBLE_STRATEGY_PLUGINS"] = str(ROOT / "plugins" / "strategy")
+        variables["ANSIBLE_STRATEGY"] = "mitogen_unpinned"
     if rehearsed := rehearsal.current():
         # An open connection is found again by its address, which real hosts have too.
         variables["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(rehearsed.place.directory / "cp")
