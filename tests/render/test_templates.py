@@ -159,6 +159,14 @@ def _unit(text: str) -> str:
     return "" if section else "has no section"
 
 
+def _keepalived(text: str) -> str:
+    """keepalived.conf(5): balanced blocks; keepalived's own check refuses a source for unicast without a peer."""
+    code = "\n".join(line.partition("#")[0] for line in text.splitlines())
+    if code.count("{") != code.count("}"):
+        return "has a block that is not closed"
+    return "speaks unicast to nobody" if "unicast_src_ip" in code and "unicast_peer" not in code else ""
+
+
 def _shell(text: str) -> str:
     interpreter = "bash" if "bash" in text.partition("\n")[0] else "sh"
     return subprocess.run([interpreter, "-n"], input=text, capture_output=True, text=True, check=False).stderr
@@ -179,6 +187,7 @@ PARSERS: list[tuple[Applies, Callable[[str], str]]] = [
     (lambda suffix, _path, _first: suffix == ".json", _quiet(json.loads)),
     (lambda suffix, _path, _first: suffix in {".yml", ".yaml"}, _quiet(yaml.safe_load)),
     (lambda _suffix, path, _first: path.startswith("/etc/systemd/"), _unit),
+    (lambda _suffix, path, _first: path.endswith("/keepalived.conf"), _keepalived),
 ]
 
 
@@ -205,6 +214,8 @@ def test_an_undefined_variable_is_rejected(tmp_path: Path) -> None:
         ("/etc/x.yml", "a: [", "while parsing"),
         ("/etc/systemd/system/x.service", "Restart=always\n", "before the first section"),
         ("/etc/systemd/system/x.service", "[Service]\nRestart always\n", "not Key=value"),
+        ("/etc/keepalived/keepalived.conf", "vrrp_instance public {\n", "not closed"),
+        ("/etc/keepalived/keepalived.conf", "vrrp_instance public {\nunicast_src_ip 192.0.2.1\n}\n", "to nobody"),
         ("/etc/x.conf", "", "is empty"),
         ("/etc/x.conf", "a = {{ b }}\n", "not rendered"),
     ],
