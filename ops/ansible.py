@@ -49,7 +49,6 @@ def settings() -> dict[str, str]:
     if mitogen_enabled():
         if importlib.util.find_spec("ansible_mitogen") is None:
             raise Failure("mitogen is not installed.", "Run `./inv`, which installs requirements.txt.")
-        variables["ANSIBLE_STRATEGY_PLUGINS"] = str(ROOT / "plugins" / "strategy")
         variables["ANSIBLE_STRATEGY"] = "mitogen_unpinned"
     if rehearsed := rehearsal.current():
         # An open connection is found again by its address, which real hosts have too.
