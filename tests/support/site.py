@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import subprocess
 import threading
 import time
@@ -26,6 +25,7 @@ from ops.lab.lab import Lab
 from ops.paths import ROOT, tool
 from tests.support import clients
 from tests.support.clients import Client
+from tests.support.commands import run
 
 Line = dict[str, Any]
 _ASK_HAPROXY = """
@@ -410,14 +410,4 @@ class Poller:
 
 def inv(*arguments: str, seconds: float = 900, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run a task as a user does, and return its exit code and output."""
-    return subprocess.run(
-        [tool("invoke"), "--search-root", str(ROOT), *arguments],
-        cwd=ROOT,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=seconds,
-    )
+    return run(tool("invoke"), "--search-root", str(ROOT), *arguments, seconds=seconds, env=env)

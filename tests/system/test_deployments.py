@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +14,9 @@ from ops import ansible, release
 from ops.artefact import manifest
 from ops.environment import LAB_ENVIRONMENT
 from ops.load.run import Load
-from ops.paths import APP, ROOT
+from ops.paths import APP
 from tests.support.clients import random_file
+from tests.support.commands import run
 from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
 from tests.support.load import under_load
 from tests.support.recap import recaps
@@ -129,6 +128,9 @@ def test_a_deployment_whose_process_died_is_resumed(site: Site, current: release
         resumed = inv(*DEPLOY, "--resume")
         assert resumed.returncode == 0, resumed.stdout[-10000:]
     assert_on(site, version)
+    back = inv("rollback", f"--env={LAB_ENVIRONMENT}", f"--to={current.version}", "--yes")
+    assert back.returncode == 0, back.stdout[-10000:]
+    assert_on(site, current.version)
 
 
 def test_a_version_that_is_used_for_other_content_is_refused(site: Site, current: release.Release) -> None:
@@ -139,17 +141,7 @@ def test_a_version_that_is_used_for_other_content_is_refused(site: Site, current
         "release_archive": str(current.path),
         "release_sha256": "0" * 64,
     }
-    done = subprocess.run(
-        [*command, "--extra-vars", json.dumps(values)],
-        cwd=ROOT,
-        env={**os.environ, **ansible.settings()},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = run(*command, "--extra-vars", json.dumps(values), seconds=300, env=ansible.settings())
     assert done.returncode != 0
     assert "A version means one content" in " ".join(done.stdout.split()), done.stdout
     (said,) = recaps(done.stdout)

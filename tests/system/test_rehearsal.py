@@ -14,6 +14,7 @@ import pytest
 from ops.lab.lab import Lab
 from ops.lab.place import NETNS
 from ops.paths import ROOT, tool
+from tests.support.commands import run
 from tests.support.site import inv
 
 ENVIRONMENT = "prod"
@@ -53,16 +54,7 @@ def rehearsal() -> Iterator[Lab]:
 def elsewhere(*command: str) -> tuple[subprocess.CompletedProcess[str], int]:
     """Run a command where it could send packets to anybody; what it said, and how many it sent."""
     with tempfile.NamedTemporaryFile("r") as counted:
-        done = subprocess.run(
-            ["unshare", "--net", "sh", "-euc", MACHINE, "sh", counted.name, *command],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        done = run("unshare", "--net", "sh", "-euc", MACHINE, "sh", counted.name, *command, seconds=120)
         (link,) = json.load(counted)
     return done, int(link["stats64"]["tx"]["packets"])
 

@@ -228,7 +228,7 @@ def test_an_old_process_ends_by_the_policy(host: Host, balancer: Balancer, varia
     before = workers(host)
     host.check_output(f"cd /etc/haproxy && cp -a haproxy.cfg kept && {short} && systemctl reload haproxy")
     try:
-        until(lambda: len(workers(host) - before) == 1 and not workers(host) & before)
+        until(lambda: len(now := workers(host)) == 1 and not now & before)
         with balancer.socket("http/1.1") as connection:
             connection.sendall(f"PATCH {UPLOAD} HTTP/1.1\r\nHost: x\r\nContent-Length: 3000\r\n\r\n".encode())
             time.sleep(0.5)
