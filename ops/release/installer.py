@@ -15,6 +15,7 @@ usage: install-release VERSION SHA256 KEPT
 
 from __future__ import annotations
 
+import ensurepip
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,13 +159,28 @@ def _unpack(archive: Path, folder: Path) -> None:
 def _make_environment(folder: Path) -> None:
     python = folder / "venv" / "bin" / "python"
     wheels = folder / "wheels"
-    _run("python3", "-m", "venv", folder / "venv")
-    # The wheels that the lock names, by their hashes; then the application, which the manifest vouches for.
-    _pip_install(python, "--find-links", wheels, "--require-hashes", "--requirement", folder / "requirements.txt")
-    _pip_install(python, *sorted(wheels.glob("longhaul-*.whl")))
+    # Without pip: the environment holds what the lock names and the application, nothing that is on no bill.
+    _run("python3", "-m", "venv", "--without-pip", folder / "venv")
+    # By their hashes: of what the lock names, and of the application, which the manifest vouches for.
+    application = folder / "application.txt"
+    application.write_text("".join(f"{whl} --hash=sha256:{sha256_of(whl)}\n" for whl in wheels.glob("longhaul-*.whl")))
+    plain = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-compile", "--require-hashes"]
+    named = [f"--requirement={file}" for file in (folder / "requirements.txt", application)]
+    _run(python, _pip_of_venv() / "pip", "install", *plain, "--find-links", wheels, *named)
     _run(python, "-m", "compileall", "-q", "-j", "0", folder / "venv" / "lib")
     _run(folder / "venv" / "bin" / "longhaul", "--help", stdout=subprocess.DEVNULL)
+    application.unlink()
     shutil.rmtree(wheels)
+
+
+def _pip_of_venv() -> Path:
+    """The wheel of pip that `python3 -m venv` installs from (ensurepip), which runs as it is."""
+    # Debian keeps it in a folder of its own: https://docs.python.org/3/using/configure.html (--with-wheel-pkg-dir).
+    folders = [sysconfig.get_config_var("WHEEL_PKG_DIR") or "", Path(ensurepip.__file__).parent / "_bundled"]
+    for folder in folders:
+        for wheel in sorted(Path(folder).glob("pip-*.whl")):
+            return wheel
+    raise Refused("this host's Python has no pip to make an environment with; install python3-venv")
 
 
 def _check_scripts(folder: Path) -> None:
@@ -172,11 +189,6 @@ def _check_scripts(folder: Path) -> None:
             compile(script.read_bytes(), script.name, "exec")
         except SyntaxError as error:
             raise Refused(f"{script.name} is no Python of this host: {error}") from None
-
-
-def _pip_install(python: Path, *arguments: str | Path) -> None:
-    plain = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-compile"]
-    _run(python, "-m", "pip", "install", *plain, *arguments)
 
 
 def _run(*command: str | Path, stdout: int | None = None) -> None:

@@ -12,8 +12,9 @@ DOCUMENTATION = r"""
 module: stays_up
 short_description: Prove that systemd units stay up
 description:
-  - Succeeds when every unit is active and has neither restarted nor changed its main process for a while. Fails with
-    the last lines of the journal of each unit that does not.
+  - Succeeds when every unit is active and its state has not changed for a while (StateChangeTimestampMonotonic of
+    org.freedesktop.systemd1(5)), neither by a start, a crash nor a reload. What has been up for long is not waited for.
+    Fails with the last lines of the journal of each unit that does not.
   - Never changes anything. In check mode it only succeeds, because the units may not be there yet.
 options:
   units:
@@ -22,7 +23,7 @@ options:
     elements: str
     required: true
   seconds:
-    description: How long the units must be up without an incident, in seconds.
+    description: How long ago the last change of a unit's state must be, in seconds.
     type: float
     default: 2
   timeout:
@@ -45,7 +46,9 @@ states:
   returned: always
 """
 
-PROPERTIES = ("ActiveState", "SubState", "Result", "MainPID", "NRestarts")
+CHANGED = "StateChangeTimestampMonotonic"
+"""When the state changed last: microseconds of the clock that time.monotonic() reads, too."""
+PROPERTIES = ("ActiveState", "SubState", "Result", "MainPID", "NRestarts", CHANGED)
 JOURNAL_LINES = 30
 
 
@@ -64,8 +67,13 @@ def journal(unit: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
+def quiet(state: dict[str, str], seconds: float) -> bool:
+    """Whether a unit is active, and has been left alone for so long."""
+    return state["ActiveState"] == "active" and time.monotonic() - int(state[CHANGED]) / 1e6 >= seconds
+
+
 def main() -> None:
-    """Watch the units until they were quiet for long enough or the time is over."""
+    """Wait until all units have been quiet for long enough or the time is over."""
     module = AnsibleModule(
         argument_spec={
             "units": {"type": "list", "elements": "str", "required": True},
@@ -76,22 +84,16 @@ def main() -> None:
     )
     if module.check_mode:
         module.exit_json(changed=False, states={})
-    units = module.params["units"]
-    deadline = time.monotonic() + module.params["timeout"] + module.params["seconds"]
-    seen = states(units)
-    quiet_since = time.monotonic()
+    units, seconds = module.params["units"], module.params["seconds"]
+    deadline = time.monotonic() + module.params["timeout"] + seconds
     while True:
-        up = all(state["ActiveState"] == "active" for state in seen.values())
-        if up and time.monotonic() - quiet_since >= module.params["seconds"]:
+        seen = states(units)
+        if all(quiet(state, seconds) for state in seen.values()):
             module.exit_json(changed=False, states=seen)
         if time.monotonic() > deadline:
             break
         time.sleep(0.2)
-        now = states(units)
-        if now != seen or not up:
-            quiet_since = time.monotonic()
-        seen = now
-    down = [unit for unit, state in seen.items() if state["ActiveState"] != "active"] or units
+    down = [unit for unit, state in seen.items() if not quiet(state, seconds)]
     lines = [f"{unit} is {seen[unit]}; its journal:\n{journal(unit)}" for unit in down]
     module.fail_json(msg=f"Does not stay up: {', '.join(down)}.\n" + "\n".join(lines), states=seen)
 

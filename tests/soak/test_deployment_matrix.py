@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from ops import release
+from ops.artefact import manifest
 from ops.environment import LAB_ENVIRONMENT
 from ops.load.run import Load
+from ops.paths import APP
 from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
 from tests.support.releases import altered, in_wheel
 from tests.support.site import Site, inv
@@ -30,14 +34,31 @@ def break_web(text: str) -> str:
     return f"{text}\nraise SystemExit('this release is broken')\n"
 
 
-def test_a_release_whose_web_service_does_not_start_goes_back(
-    site: Site, current: release.Release, users: Load
+def broken_migration(_nothing: str) -> str:
+    """A revision that fails after it has changed something."""
+    return (
+        '"""Fails."""\nfrom alembic import op\n'
+        f'revision, down_revision, phase = "9999", "{manifest.schema_head(APP / "migrations")}", "expand"\n'
+        "def upgrade():\n    op.execute('create table half_made (id int)')\n    op.execute('select 1/0')\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (in_wheel("longhaul/server.py", break_web), "web1 did not work with release"),
+        (in_wheel("longhaul/migrations/versions/9999_fails.py", broken_migration), "revision 9999 failed and changed"),
+    ],
+    ids=["the web service does not start", "a migration fails"],
+)
+def test_a_release_that_does_not_work_goes_back(
+    site: Site, current: release.Release, users: Load, change: Callable[[Path], None], says: str
 ) -> None:
     before, version = site.versions()["web1"], name_of(current)
-    with altered(current, version, in_wheel("longhaul/server.py", break_web)):
+    with altered(current, version, change):
         done = inv(*DEPLOY, f"--release={version}")
     assert done.returncode == 1, done.stdout[-10000:]
-    assert "web1 did not work with release" in " ".join(done.stdout.split()), done.stdout[-10000:]
+    assert says in " ".join(done.stdout.split()), done.stdout[-10000:]
     assert_on(site, before)
 
 

@@ -19,7 +19,7 @@ def test_a_deployment_and_the_way_back(site: Site, current: release.Release) -> 
         done = inv(*DEPLOY, f"--release={version}")
         assert done.returncode == 0, done.stdout[-10000:]
         assert_on(site, version)
-        back = inv("rollback", f"--env={LAB_ENVIRONMENT}", "--yes")
+        back = inv("rollback", f"--env={LAB_ENVIRONMENT}", f"--to={before}", "--yes")
         assert back.returncode == 0, back.stdout[-10000:]
     assert_on(site, before)
 

@@ -17,10 +17,11 @@ RESUMED_SECONDS = 5
 """From the end of a PATCH that the site handed over to the offset at which the client goes on."""
 FINISH_SECONDS = 300
 
-# As many clients as in the profile `deploy`, with less to send: that one takes minutes after what it goes along with.
+# As many clients as in the profile `deploy`, with less to send: that one takes minutes after what it goes along with,
+# and half of a small machine meanwhile. The soak has it.
 USERS = replace(
     PROFILES["deploy"],
-    groups=(Group(3, 150 * MB, rate=1 * MB), Group(9, 15 * MB, rate=50 * KB), Group(8, 1500 * KB, rate=5 * KB)),
+    groups=(Group(3, 90 * MB, rate=400 * KB), Group(9, 15 * MB, rate=50 * KB), Group(8, 1500 * KB, rate=5 * KB)),
     pages_per_second=20,
 )
 

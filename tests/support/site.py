@@ -102,8 +102,10 @@ class Site:
 
     @cached_property
     def http(self) -> requests.Session:
-        """A session for the test's own thread."""
-        return self.session()
+        """For the tests' own questions: a connection for each, as one that is kept may lead to a host that is gone."""
+        session = self.session()
+        session.headers["Connection"] = "close"
+        return session
 
     def upload(self, upload_id: str) -> dict[str, Any]:
         """What the API says about an upload."""
