@@ -15,7 +15,8 @@ module: haproxy_server
 short_description: Wait for the state of a server in HAProxy
 description:
   - Asks HAProxy's statistics socket until the server is in one of the wanted states. Never changes anything.
-  - With C(watch), then stays and counts what goes wrong with its requests.
+  - With C(watch), counts what goes wrong with its requests, beginning with what an earlier call has C(seen): so several
+    load balancers are watched at the same time, one call after the other.
   - Succeeds at once in check mode.
 options:
   socket:
@@ -42,10 +43,13 @@ options:
     required: true
   watch:
     description:
-      - After that, watch the server for so many seconds, and fail if it leaves these states or answers with errors.
+      - Until so many seconds after C(since), fail if the server leaves these states or answers with errors.
       - Errors are answers of 5xx, connections that failed, and answers that ended early or were none.
     type: float
     default: 0
+  since:
+    description: What an earlier call on this load balancer has C(seen). Needed for C(watch).
+    type: dict
   errors:
     description: Number of errors in that time from which on it fails...
     type: int
@@ -72,12 +76,17 @@ state:
   description: The state that was seen last.
   type: str
   returned: always
+seen:
+  description: The counters of that moment, for C(since) of a later call.
+  type: dict
+  returned: success
 """
 
 PAUSE_SECONDS = 0.2
 # Columns of `show stat` (HAProxy's management guide, 9.1).
 ERRORS = ("hrsp_5xx", "econ", "eresp")
 REQUESTS = "stot"
+WENT_DOWN = "chkdown"
 
 
 def row_of(path: str, backend: str, server: str) -> dict[str, str]:
@@ -93,30 +102,35 @@ def row_of(path: str, backend: str, server: str) -> dict[str, str]:
     return {}
 
 
-def state_of(path: str, backend: str, server: str) -> str:
-    """The server's state, or an empty string if HAProxy does not know it. Raises OSError."""
-    return row_of(path, backend, server).get("status", "")
-
-
-def counts(row: dict[str, str]) -> tuple[int, int]:
-    """Errors and requests so far."""
-    return sum(int(row.get(column) or 0) for column in ERRORS), int(row.get(REQUESTS) or 0)
+def seen(row: dict[str, str]) -> dict[str, float]:
+    """What the server has done until now: errors, requests, how often it went down; and when now is (monotonic)."""
+    errors = sum(int(row.get(column) or 0) for column in ERRORS)
+    return {
+        "errors": errors,
+        "requests": int(row.get(REQUESTS) or 0),
+        "went_down": int(row.get(WENT_DOWN) or 0),
+        "at": time.monotonic(),
+    }
 
 
 def watch(wanted: dict[str, Any]) -> str:
     """Watch the server; returns what is wrong with it, "" if nothing. Raises OSError."""
-    place = (wanted["socket"], wanted["backend"], wanted["server"])
-    errors_before, requests_before = counts(row_of(*place))
-    deadline = time.monotonic() + wanted["watch"]
-    while time.monotonic() < deadline:
-        time.sleep(PAUSE_SECONDS)
-        row = row_of(*place)
+    before = wanted["since"]
+    while True:
+        row = row_of(wanted["socket"], wanted["backend"], wanted["server"])
+        after = seen(row)
+        if after["requests"] < before["requests"]:  # HAProxy was reloaded, and counts from 0 again
+            before = {**before, "errors": 0, "requests": 0, "went_down": 0}
         if not row.get("status", "").startswith(tuple(wanted["states"])):
             return f"it went to '{row.get('status', 'unknown')}'"
-    errors_after, requests_after = counts(row)
-    errors, requests = errors_after - errors_before, requests_after - requests_before
+        if after["went_down"] > before["went_down"]:
+            return "it was down meanwhile"
+        if after["at"] >= before["at"] + wanted["watch"]:
+            break
+        time.sleep(PAUSE_SECONDS)
+    errors, requests = after["errors"] - before["errors"], after["requests"] - before["requests"]
     if errors >= wanted["errors"] and errors * 100 >= wanted["errors_percent"] * requests:
-        return f"{errors} of {requests} requests ended in errors"
+        return f"{errors:g} of {requests:g} requests ended in errors"
     return ""
 
 
@@ -130,6 +144,7 @@ def main() -> None:
             "states": {"type": "list", "elements": "str", "required": True},
             "timeout": {"type": "float", "required": True},
             "watch": {"type": "float", "default": 0},
+            "since": {"type": "dict"},
             "errors": {"type": "int", "default": 1},
             "errors_percent": {"type": "float", "default": 0},
         },
@@ -137,11 +152,13 @@ def main() -> None:
     )
     wanted = module.params
     if module.check_mode:
-        module.exit_json(changed=False, state="")
+        module.exit_json(changed=False, state="", seen={})
     deadline = time.monotonic() + wanted["timeout"]
     while True:
+        row: dict[str, str] = {}
         try:
-            state = state_of(wanted["socket"], wanted["backend"], wanted["server"])
+            row = row_of(wanted["socket"], wanted["backend"], wanted["server"])
+            state = row.get("status", "")
         except OSError as error:
             state = f"HAProxy does not answer: {error}"
         if state.startswith(tuple(wanted["states"])):
@@ -159,7 +176,7 @@ def main() -> None:
         wrong = f"HAProxy does not answer: {error}"
     if wrong:
         module.fail_json(msg=f"{wanted['backend']}/{wanted['server']} is not fit to serve: {wrong}.", state=state)
-    module.exit_json(changed=False, state=state)
+    module.exit_json(changed=False, state=state, seen=seen(row))
 
 
 if __name__ == "__main__":
