@@ -20,6 +20,8 @@ from ops.lab import machine
 from ops.paths import ARTEFACTS, ROLES, ROOT, tool
 
 TEST_LAB = "test"
+APP_TESTS = ("app/tests", "-q", "-n", "2", "--dist", "loadfile")
+"""By file: the tests of some share a server."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,7 @@ def _ensure_browser() -> None:
 
 def _app() -> None:
     _ensure_browser()
-    # By file: the tests of some share a server.
-    _pytest("app/tests", "-q", "-n", "2", "--dist", "loadfile")
+    _pytest(*APP_TESTS)
 
 
 def _molecule(names: list[str]) -> None:
@@ -144,11 +145,11 @@ def _soak() -> None:
     _ensure_browser()
     # Two runs: the application's tests have a configuration of their own.
     failed = []
-    for folder in ("app/tests", "tests/soak"):
+    for arguments in (APP_TESTS, ("tests/soak", "-q")):
         try:
-            _pytest(folder, "-q", environment={"LONGHAUL_LAB": TEST_LAB, "LONGHAUL_SOAK": "1"})
+            _pytest(*arguments, environment={"LONGHAUL_LAB": TEST_LAB, "LONGHAUL_SOAK": "1"})
         except Failure as failure:
-            failed.append(f"{folder}: {failure.message}")
+            failed.append(f"{arguments[0]}: {failure.message}")
     if failed:
         raise Failure(" ".join(failed))
 

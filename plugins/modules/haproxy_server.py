@@ -15,8 +15,8 @@ module: haproxy_server
 short_description: Wait for the state of a server in HAProxy
 description:
   - Asks HAProxy's statistics socket until the server is in one of the wanted states. Never changes anything.
-  - With C(watch), counts what goes wrong with its requests, beginning with what an earlier call has C(seen): so several
-    load balancers are watched at the same time, one call after the other.
+  - With C(watch), counts what goes wrong with its requests, beginning with what an earlier call has C(seen). So several
+    load balancers are watched at the same time, by one call after the other.
   - Succeeds at once in check mode.
 options:
   socket:

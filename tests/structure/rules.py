@@ -146,6 +146,39 @@ def templates(role: Path) -> Iterator[str]:
                 yield f"{role.name}: {path.name}:{number}: a timeout is typed: {line.strip()}"
 
 
+def module_documentation(text: str, *, whole: bool = True) -> Iterator[str]:
+    """What a module says of itself can be read (Ansible only warns), and names the options that its code takes.
+
+    Not of a module that is not `whole`, because an action plugin takes a part of them.
+    """
+    tree = ast.parse(text)
+    said: dict[str, Any] = {}
+    for node in tree.body:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.targets[0], ast.Name)
+        ):
+            said[node.targets[0].id] = node.value.value
+    for name in ("DOCUMENTATION", "EXAMPLES", "RETURN"):
+        try:
+            said[name] = yaml.safe_load(said.get(name, ""))
+        except yaml.YAMLError as error:
+            yield f"{name} is no YAML: {' '.join(str(error).split())}"
+            said[name] = {"options": {}}
+    taken = {
+        key.value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        for word in call.keywords
+        if word.arg == "argument_spec" and isinstance(word.value, ast.Dict)
+        for key in word.value.keys
+        if isinstance(key, ast.Constant)
+    }
+    if whole and (differ := taken ^ set((said["DOCUMENTATION"] or {}).get("options", {}))):
+        yield f"DOCUMENTATION and argument_spec differ in {', '.join(sorted(map(str, differ)))}"
+
+
 def playbook(path: Path, own_groups: frozenset[str]) -> Iterator[str]:
     """Every play says what happens on errors, whether it gathers facts, and goes host by host where users are."""
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))

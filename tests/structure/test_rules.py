@@ -17,7 +17,8 @@ from tests.support.variables import Inventory
 
 ROLE_PATHS = sorted(path.parent.parent for path in ROLES.glob("*/tasks/main.yml"))
 PLAYBOOK_PATHS = sorted(PLAYBOOKS.glob("*.yml"))
-OWN_MODULES = frozenset(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
+MODULE_PATHS = sorted((ROOT / "plugins" / "modules").glob("*.py"))
+OWN_MODULES = frozenset(path.stem for path in MODULE_PATHS)
 GROUPS = frozenset(yaml.safe_load((INVENTORIES / "schema.yml").read_text())["groups"])
 ENVIRONMENTS = sorted(path.parent.name for path in INVENTORIES.glob("*/hosts.yml"))
 # Each costs a look at check mode and idempotence by hand. Raise it only for what no module can do.
@@ -50,6 +51,13 @@ def test_role(role: Path, rule: str) -> None:
 @pytest.mark.parametrize("path", PLAYBOOK_PATHS, ids=lambda path: path.name)
 def test_playbook(path: Path) -> None:
     found = list(rules.playbook(path, GROUPS))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", MODULE_PATHS, ids=lambda path: path.stem)
+def test_module(path: Path) -> None:
+    action = ROOT / "plugins" / "action" / path.name
+    found = list(rules.module_documentation(path.read_text(), whole=not action.exists()))
     assert not found, "\n".join(found)
 
 
@@ -235,6 +243,30 @@ def test_a_restart_on_all_hosts_at_once_is_rejected(
     site.write_text(f"- hosts: {hosts}\n{serial}  roles: [x]\n")
     found = list(rules.restarts(site, tmp_path))
     assert [says in line for line in found] == ([True] if says else [])
+
+
+MODULE = '''
+DOCUMENTATION = """
+options:
+  path:
+    description: Where.
+"""
+EXAMPLES = RETURN = ""
+AnsibleModule(argument_spec={"path": {"required": True}})
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("Where.", "Where: there.", "DOCUMENTATION is no YAML"),
+        ("path:", "place:", "differ in path, place"),
+        ('{"path"', '{"to": {}, "path"', "differ in to"),
+    ],
+)
+def test_a_badly_documented_module_is_rejected(old: str, new: str, says: str) -> None:
+    assert not list(rules.module_documentation(MODULE))
+    assert says in "\n".join(rules.module_documentation(MODULE.replace(old, new)))
 
 
 def test_commands_and_tasks_are_counted(role: Path, tmp_path: Path) -> None:

@@ -224,21 +224,36 @@ def test_a_reload_does_not_cut_an_upload(host: Host, balancer: Balancer) -> None
 def test_an_old_process_ends_by_the_policy(host: Host, balancer: Balancer, variables: Mapping[str, Any]) -> None:
     """Not with its last upload, which may take a week. With a short limit, else the test would take minutes."""
     limit = f"hard-stop-after {variables['policy_balancer_hard_stop_seconds']}s"
-    short = f"sed -i 's/{limit}/hard-stop-after 3s/' haproxy.cfg && grep -q 'hard-stop-after 3s' haproxy.cfg"
-    before = workers(host)
-    host.check_output(f"cd /etc/haproxy && cp -a haproxy.cfg kept && {short} && systemctl reload haproxy")
+    with other_settings(host, {limit: "hard-stop-after 3s"}), balancer.socket("http/1.1") as connection:
+        connection.sendall(f"PATCH {UPLOAD} HTTP/1.1\r\nHost: x\r\nContent-Length: 3000\r\n\r\n".encode())
+        time.sleep(0.5)
+        host.check_output("systemctl reload haproxy.service")
+        began = time.monotonic()
+        until(lambda: len(workers(host)) == 2)
+        until(lambda: len(workers(host)) == 1)
+        assert time.monotonic() - began > 2
+
+
+@contextmanager
+def other_settings(host: Host, changes: Mapping[str, str]) -> Iterator[None]:
+    """Replace parts of the configuration (regular expressions) while the block runs.
+
+    Until the old process is gone, it may still be the one that accepts a connection: that is waited for.
+    """
+    for old in changes:
+        host.check_output("grep -q -- %s /etc/haproxy/haproxy.cfg", old)
+    edits = "; ".join(f"s/{old}/{new}/" for old, new in changes.items())
+    _reload(host, "cp -a haproxy.cfg kept && sed -i %s haproxy.cfg", edits)
     try:
-        until(lambda: len(now := workers(host)) == 1 and not now & before)
-        with balancer.socket("http/1.1") as connection:
-            connection.sendall(f"PATCH {UPLOAD} HTTP/1.1\r\nHost: x\r\nContent-Length: 3000\r\n\r\n".encode())
-            time.sleep(0.5)
-            host.check_output("systemctl reload haproxy.service")
-            began = time.monotonic()
-            until(lambda: len(workers(host)) == 2)
-            until(lambda: len(workers(host)) == 1)
-            assert time.monotonic() - began > 2
+        yield
     finally:
-        host.check_output("cd /etc/haproxy && mv kept haproxy.cfg && systemctl reload haproxy")
+        _reload(host, "mv kept haproxy.cfg")
+
+
+def _reload(host: Host, change: str, *words: str) -> None:
+    before = workers(host)
+    host.check_output(f"cd /etc/haproxy && {change} && systemctl reload haproxy.service", *words)
+    until(lambda: (now := workers(host)) and not now & before)
 
 
 def workers(host: Host) -> set[str]:
@@ -287,18 +302,14 @@ def test_without_any_web_host_uploads_wait_and_people_read_what_to_do(
 
 def test_timeouts_cut_the_silent_and_never_the_slow(host: Host, balancer: Balancer) -> None:
     """With short time-outs, else the test would take minutes."""
-    short = "sed -i 's/timeout client .*/timeout client 3s/; s/timeout http-request .*/timeout http-request 2s/'"
-    host.check_output(f"cd /etc/haproxy && cp -a haproxy.cfg kept && {short} haproxy.cfg && systemctl reload haproxy")
-    try:
-        with ThreadPoolExecutor() as pool:
-            slow = pool.submit(trickle, balancer, UPLOAD, pieces=12, every=0.5)  # twice the time-out
-            silent = pool.submit(trickle, balancer, UPLOAD, pieces=1, every=0)
-            half_a_head = pool.submit(unfinished, balancer, f"HEAD {UPLOAD} HTTP/1.1\r\nHost: x\r\n")
-        assert slow.result().startswith("HTTP/1.1 204 ")
-        assert silent.result().startswith("HTTP/1.1 423 ")  # and not 400 or 408, which end an upload
-        assert half_a_head.result() == ""
-    finally:
-        host.check_output("cd /etc/haproxy && mv kept haproxy.cfg && systemctl reload haproxy")
+    short = {"timeout client .*": "timeout client 3s", "timeout http-request .*": "timeout http-request 2s"}
+    with other_settings(host, short), ThreadPoolExecutor() as pool:
+        slow = pool.submit(trickle, balancer, UPLOAD, pieces=12, every=0.5)  # twice the time-out
+        silent = pool.submit(trickle, balancer, UPLOAD, pieces=1, every=0)
+        half_a_head = pool.submit(unfinished, balancer, f"HEAD {UPLOAD} HTTP/1.1\r\nHost: x\r\n")
+    assert slow.result().startswith("HTTP/1.1 204 ")
+    assert silent.result().startswith("HTTP/1.1 423 ")  # and not 400 or 408, which end an upload
+    assert half_a_head.result() == ""
 
 
 def trickle(balancer: Balancer, path: str, *, pieces: int, every: float) -> str:
