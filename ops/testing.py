@@ -65,15 +65,31 @@ def lint(_context: object) -> None:
 
 def _lint() -> None:
     commands = [
+        ["ansible-lint", "--offline", "--strict"],
+        ["mypy"],
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
-        ["mypy"],
         ["yamllint", "--strict", "."],
-        ["ansible-lint", "--offline", "--strict"],
     ]
-    failed = [command[0] for command in commands if _run([tool(command[0]), *command[1:]]) != 0]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        answers = list(pool.map(_quietly, commands))
+    for answer in answers:
+        sys.stdout.write(answer.stdout)
+    failed = [command[0] for command, answer in zip(commands, answers, strict=True) if answer.returncode != 0]
     if failed:
         raise Failure(f"Not clean: {', '.join(failed)}.")
+
+
+def _quietly(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run one of several commands at a time; what it says comes with the answer."""
+    return subprocess.run(
+        [tool(command[0]), *command[1:]],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
 
 
 def _pytest(*arguments: str, environment: dict[str, str] | None = None) -> None:
@@ -104,10 +120,10 @@ def _app() -> None:
 
 
 def _molecule(names: list[str]) -> None:
-    """Run scenarios beside each other, as many as the machine has processors: much of a scenario is waiting."""
+    """Run scenarios beside each other, one more than the machine has processors: much of a scenario is waiting."""
     logs = ARTEFACTS / "molecule"
     logs.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1) as pool:
         good = dict(zip(names, pool.map(lambda name: _scenario(name, logs / f"{name}.log"), names), strict=True))
     failed = [name for name in names if not good[name]]
     console.print(f"molecule: {len(names) - len(failed)} passed, {len(failed)} failed")
