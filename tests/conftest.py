@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # tests that need no site must not wait for its libraries
     from tests.support.site import Site
 
 _SITE = pytest.StashKey["Site"]()
+USERS_SECONDS = 90
+"""Less than a deployment takes: its end is not waited for long."""
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +52,10 @@ def current(site: Site) -> Release:
 @pytest.fixture
 def users(site: Site) -> Iterator[Load]:
     """Twenty uploads and busy pages while the test runs: nothing of them may fail, and every file arrives once."""
-    from tests.support.load import under_load
+    from tests.support import load
 
-    with under_load(site) as load:
-        yield load
+    with load.under_load(site, load.users_for(USERS_SECONDS)) as running:
+        yield running
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ops.access import Access
 from ops.load.measure import Kind
-from ops.load.profile import KB, MB, PROFILES, Group, Profile
+from ops.load.profile import KB, PROFILES, Group, Profile
 from ops.load.run import Load, unique
 from tests.support.site import Site
 
@@ -17,17 +17,19 @@ RESUMED_SECONDS = 5
 """From the end of a PATCH that the site handed over to the offset at which the client goes on."""
 FINISH_SECONDS = 300
 
-# As many clients as in the profile `deploy`, with less to send: that one takes minutes after what it goes along with,
-# and half of a small machine meanwhile. The soak has it.
-USERS = replace(
-    PROFILES["deploy"],
-    groups=(Group(3, 90 * MB, rate=400 * KB), Group(9, 15 * MB, rate=50 * KB), Group(8, 1500 * KB, rate=5 * KB)),
-    pages_per_second=20,
-)
+
+def users_for(seconds: int) -> Profile:
+    """As many clients as in the profile `deploy`, with files that they send in so many seconds if nothing happens.
+
+    Slower than there, where they take half of a small machine. The soak has the profile itself.
+    """
+    rates = ((3, 400 * KB), (9, 50 * KB), (8, 5 * KB))
+    groups = tuple(Group(clients, rate * seconds, rate=rate) for clients, rate in rates)
+    return replace(PROFILES["deploy"], groups=groups, pages_per_second=20)
 
 
 @contextmanager
-def under_load(site: Site, profile: Profile = USERS) -> Iterator[Load]:
+def under_load(site: Site, profile: Profile) -> Iterator[Load]:
     """Users upload and look at pages while the block runs, and finish after it.
 
     Nothing of theirs may fail, and every file must arrive whole and have been created once.
