@@ -21,6 +21,7 @@ from longhaul.database import DatabaseUnavailable
 from longhaul.processing.attempts import Attempts
 from longhaul.services import Services
 from longhaul.settings import Settings
+from longhaul.uploads.core import QUEUE
 from longhaul.uploads.model import State, Upload
 from ops.throwaway_postgresql import throwaway_postgresql
 from tests.support import asynchronous, make_settings, make_upload, until
@@ -97,6 +98,10 @@ class Workers:
         with psycopg.connect(self.conninfo) as connection:
             return connection.execute(query.encode(), values).fetchall()
 
+    def jobs(self, columns: str) -> list[tuple[Any, ...]]:
+        """These columns of all jobs of uploads; upkeep, which comes by the clock, is none of them."""
+        return self.rows(f"select {columns} from procrastinate_jobs where queue_name = %s", QUEUE)  # noqa: S608
+
     async def close(self) -> None:
         for process in self.running:
             if process.poll() is None:
@@ -134,7 +139,7 @@ async def test_jobs_wait_for_a_worker_and_are_done(conninfo: str, tmp_path: Path
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 0
         assert list((tmp_path / "work-one").iterdir()) == []
-        assert set(here.rows("select status from procrastinate_jobs")) == {("succeeded",)}
+        assert set(here.jobs("status")) == {("succeeded",)}
         for upload in uploads:
             assert upload.id in here.log("one")
 
@@ -166,7 +171,7 @@ async def test_the_job_of_a_worker_that_was_killed_is_done_by_another(conninfo: 
         os.kill(orphan, signal.SIGKILL)
         here.forget_script()
         assert (await here.services.uploads.get(upload.id)).state is State.PROCESSING
-        [(job_id,)] = here.rows("select id from procrastinate_jobs")
+        [(job_id,)] = here.jobs("id")
         (here.scripts / "go").touch()
         here.start("other")
         done = await here.in_state(upload, State.DONE)
@@ -199,7 +204,7 @@ async def test_a_worker_that_stops_hands_back_what_it_cannot_finish(conninfo: st
         assert (await here.services.uploads.get(upload.id)).state is State.QUEUED
         assert list((tmp_path / "work-stopped").iterdir()) == []
         # Not after the time in which a dead worker is noticed, but at once.
-        assert here.rows("select status, scheduled_at <= now() from procrastinate_jobs") == [("todo", True)]
+        assert here.jobs("status, scheduled_at <= now()") == [("todo", True)]
         (here.scripts / "go").touch()
         here.start("next")
         await here.in_state(upload, State.DONE)
