@@ -100,7 +100,7 @@ class Workers:
 
     def jobs(self, columns: str) -> list[tuple[Any, ...]]:
         """These columns of all jobs of uploads; upkeep, which comes by the clock, is none of them."""
-        return self.rows(f"select {columns} from procrastinate_jobs where queue_name = %s", QUEUE)  # noqa: S608
+        return self.rows(f"select {columns} from procrastinate_jobs where queue_name = %s", QUEUE)  # noqa: S608  # the tests' own words
 
     async def close(self) -> None:
         for process in self.running:

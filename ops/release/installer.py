@@ -15,7 +15,6 @@ usage: install-release VERSION SHA256 KEPT
 
 from __future__ import annotations
 
-import ensurepip
 import hashlib
 import json
 import os
@@ -174,12 +173,11 @@ def _make_environment(folder: Path) -> None:
 
 
 def _pip_of_venv() -> Path:
-    """The wheel of pip that `python3 -m venv` installs from (ensurepip), which runs as it is."""
-    # Debian keeps it in a folder of its own: https://docs.python.org/3/using/configure.html (--with-wheel-pkg-dir).
-    folders = [sysconfig.get_config_var("WHEEL_PKG_DIR") or "", Path(ensurepip.__file__).parent / "_bundled"]
-    for folder in folders:
-        for wheel in sorted(Path(folder).glob("pip-*.whl")):
-            return wheel
+    """The wheel that `python3 -m venv` installs pip from, which runs as it is. Raises Refused if there is none."""
+    # Debian's folder for it: https://docs.python.org/3/using/configure.html, --with-wheel-pkg-dir.
+    folder = sysconfig.get_config_var("WHEEL_PKG_DIR")
+    for wheel in Path(folder).glob("pip-*.whl") if folder else ():
+        return wheel
     raise Refused("this host's Python has no pip to make an environment with; install python3-venv")
 
 

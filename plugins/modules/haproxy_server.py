@@ -46,9 +46,8 @@ options:
       - Until so many seconds after C(since), fail if the server leaves these states or answers with errors.
       - Errors are answers of 5xx, connections that failed, and answers that ended early or were none.
     type: float
-    default: 0
   since:
-    description: What an earlier call on this load balancer has C(seen). Needed for C(watch).
+    description: What an earlier call on this load balancer has C(seen). Goes together with C(watch).
     type: dict
   errors:
     description: Number of errors in that time from which on it fails...
@@ -143,11 +142,12 @@ def main() -> None:
             "server": {"type": "str", "required": True},
             "states": {"type": "list", "elements": "str", "required": True},
             "timeout": {"type": "float", "required": True},
-            "watch": {"type": "float", "default": 0},
+            "watch": {"type": "float"},
             "since": {"type": "dict"},
             "errors": {"type": "int", "default": 1},
             "errors_percent": {"type": "float", "default": 0},
         },
+        required_together=[("watch", "since")],
         supports_check_mode=True,
     )
     wanted = module.params

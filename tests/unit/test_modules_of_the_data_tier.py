@@ -36,7 +36,7 @@ class FailedError(Exception):
     """fail_json was called."""
 
 
-def fail_json(msg: str) -> None:
+def fail_json(msg: str, **_: Any) -> None:
     raise FailedError(msg)
 
 

@@ -33,17 +33,13 @@ def waited(monkeypatch: pytest.MonkeyPatch, *says: tuple[str, float]) -> float:
         raise SucceededError
 
     params = {"units": ["x.service"], "seconds": SECONDS, "timeout": 0.5}
-    module = SimpleNamespace(params=params, check_mode=False, exit_json=exit_json, fail_json=_failing)
+    module = SimpleNamespace(params=params, check_mode=False, exit_json=exit_json, fail_json=fail_json)
     monkeypatch.setattr(stays_up, "AnsibleModule", lambda **_: module)
     monkeypatch.setattr(stays_up, "states", states)
     monkeypatch.setattr(stays_up, "journal", lambda _unit: "its last words")
     with pytest.raises(SucceededError):
         stays_up.main()
     return time.monotonic() - began
-
-
-def _failing(msg: str, **_: Any) -> None:
-    fail_json(msg)
 
 
 def test_what_was_up_for_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ def test_an_old_process_ends_by_the_policy(host: Host, balancer: Balancer, varia
     limit = f"hard-stop-after {variables['policy_balancer_hard_stop_seconds']}s"
     with other_settings(host, {limit: "hard-stop-after 3s"}), balancer.socket("http/1.1") as connection:
         connection.sendall(f"PATCH {UPLOAD} HTTP/1.1\r\nHost: x\r\nContent-Length: 3000\r\n\r\n".encode())
-        time.sleep(0.5)
+        time.sleep(0.5)  # for the request to be under way
         host.check_output("systemctl reload haproxy.service")
         began = time.monotonic()
         until(lambda: len(workers(host)) == 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,15 @@ def test_every_library_that_the_code_imports_is_there(host: Host, version: str) 
     modules = "longhaul.server, longhaul.processing.worker, longhaul.processing.unit, longhaul.stores.swift"
     said = host.run(f"{RELEASES}/{version}/venv/bin/python -c 'import {modules}, uvloop, httptools'")
     assert said.rc == 0, said.stderr
+
+
+def test_the_environment_holds_what_is_on_the_bill_and_nothing_else(host: Host, version: str) -> None:
+    """pip, for one, is needed only while the environment is made."""
+    bill = json.loads(host.file(f"{RELEASES}/{version}/sbom.cdx.json").content_string)
+    listed = {part["name"] for part in bill["components"] if part.get("purl", "").startswith("pkg:pypi/")}
+    names = "from importlib.metadata import distributions; print(*(found.name for found in distributions()))"
+    there = host.check_output("%s -c %s", f"{RELEASES}/{version}/venv/bin/python", names).split()
+    assert {re.sub(r"[-_.]+", "-", name).lower() for name in there} == {*listed, "longhaul"}
 
 
 def test_files_are_those_of_the_manifest(host: Host, version: str) -> None:
