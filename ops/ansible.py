@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,11 +18,15 @@ from ops import secrets
 from ops.environment import Environment
 from ops.errors import Failure
 from ops.lab import rehearsal
+from ops.packages import lock
 from ops.paths import PLAYBOOKS, ROOT, tool
 
 MITOGEN_SWITCH = "LONGHAUL_MITOGEN"
 CHANGES_FILE = "LONGHAUL_CHANGES"
 """Environment variable with the file to which plugins/callback/changes.py writes."""
+
+_NO_PACKAGE = re.compile(r"No package matching '([^']+)' is available")
+"""What Ansible's module `apt` says of a name that no source of the host has."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,19 @@ def run_playbook(
         why = f": {last.failure} ({last.host}, task '{last.task}')" if last else "; the first 'fatal' above says why"
         raise Failure(
             f"The playbook '{name}' failed on the environment '{environment.name}'{why}.",
-            "Mend the cause and run the same command again: playbooks go on where they stopped.",
+            _what_to_do(environment, last.failure if last else ""),
         )
     return [change for change in found if not change.failure]
+
+
+def _what_to_do(environment: Environment, failure: str) -> str:
+    missing = _NO_PACKAGE.search(failure)
+    if missing and lock.read(environment):
+        return (
+            f"The snapshot that the hosts install from has no '{missing[1]}', as no host had it. Add it: "
+            f"./inv packages.update --env={environment.name} --also={missing[1]}. Then run the same command again."
+        )
+    return "Mend the cause and run the same command again: playbooks go on where they stopped."
 
 
 def command_line(

@@ -86,12 +86,16 @@ def diff(_context: object, *, env: str = "lab", to: str = "", json_: bool = Fals
         console.print("Nothing would change.")
 
 
-@task(help=_CHANGING)
-def update(_context: object, *, env: str = "lab", reason: str = "", yes: bool = False) -> None:
+@task(help={**_CHANGING, "also": "packages that no host has yet and a role is about to install, separated by commas"})
+def update(_context: object, *, env: str = "lab", also: str = "", reason: str = "", yes: bool = False) -> None:
     """Bring all hosts to the packages that Debian has today."""
     environment = Environment.named(env)
+    repository = Repository(environment)
+    new = {name.strip() for name in also.split(",") if name.strip()}
+    if new and (unknown := sorted(new - repository.available(new).keys())):
+        raise Failure(f"Debian has no package {', '.join(unknown)}.", "Look at the spelling in --also.", Exit.USAGE)
     found = fleet.ask(environment)
-    wanted = Repository(environment).make(fleet.names(found))
+    wanted = repository.make(fleet.names(found) | new)
     _bring_to(environment, wanted, found, reason or f"update packages to {wanted.snapshot}", yes=yes)
 
 

@@ -8,6 +8,8 @@ from tests.support import packages as older
 from tests.support.site import Poller, Site, inv
 
 PACKAGE = "haproxy"
+NEW = "lsof"
+"""A package that no host has: without `--also` no snapshot has it, and no role could install it."""
 # The virtual address moves twice in each direction at most. What is under way through its holder then ends.
 LOST_AT_A_MOVE = 3
 LONGEST_GAP_SECONDS = 2.0
@@ -34,7 +36,9 @@ def runs_what_is_installed(site: Site, host: str) -> bool:
 
 
 def test_a_package_goes_back_and_forth_under_requests(site: Site) -> None:
-    """`revert` to a snapshot of long ago downgrades for real, `update` goes forward again; no other host is touched."""
+    """`revert` to a snapshot of long ago downgrades for real, `update` goes forward again; no other host is touched,
+    but all can install what is new in the snapshot.
+    """
     locked = lock.read(site.environment)
     assert locked is not None, "a new lab is locked on what it has"
     now = versions(site)
@@ -59,10 +63,12 @@ def test_a_package_goes_back_and_forth_under_requests(site: Site) -> None:
     )
 
     assert PACKAGE in packages("packages.diff", f"--to={locked.snapshot}")
-    packages("packages.update")
+    packages("packages.update", f"--also={NEW}")
     assert versions(site) == now
     assert all(runs_what_is_installed(site, host) for host in now)
     forward = lock.read(site.environment)
     assert forward is not None
     assert forward.versions[PACKAGE] == locked.versions[PACKAGE]
+    # On a host of which no package changed.
+    assert forward.versions[NEW] in site.run("web1", "apt-cache", "policy", NEW)
     assert "Nothing to change" in packages("packages.apply")

@@ -61,7 +61,7 @@ class Repository:
         """Fetch the newest version of each package, and publish them as a snapshot; the one that is there, if nothing
         has changed. `missing` are names that no upstream has.
         """
-        wanted = sorted({*names, *self._settings["also"]})
+        wanted = sorted(set(names))
         if not wanted:
             raise Problem("No package is named.")
         with self._alone():
