@@ -51,8 +51,8 @@ def _built_outside(*, release_: str = "", resume: bool = False, **_: object) -> 
     help={
         "env": "environment to deploy to",
         "release": "version of an earlier release (default: build this work tree)",
-        "limit": "only these hosts, comma-separated",
-        "provision": "prepare the hosts first (site.yml); --no-provision carries the release only",
+        "limit": "carry the release to these hosts only, comma-separated (all are prepared)",
+        "provision": "prepare all hosts first (site.yml); --no-provision carries the release only",
         "reason": "why, for the lock and the record",
         "resume": "go on with a deployment that was interrupted",
         "without-lock": WITHOUT_LOCK,
@@ -85,7 +85,7 @@ def deploy(
     with _timed("release"):
         chosen = release.find(release_) if release_ else release.build(dirty_allowed=environment.is_lab)
         console.print(f"release {chosen.version}, signed by {release.check(chosen, environment)}")
-    hosts = fleet.hosts_of(environment, limit)
+    hosts = fleet.hosts_of(environment, limit or (",".join(resumed.hosts) if resumed else ""))
     if not (environment.is_lab or yes):
         changes = check(environment) if provision else None
         plan.show(fleet.ask(environment, hosts), chosen.version, changes)
@@ -94,10 +94,12 @@ def deploy(
     with ExitStack() as stack:
         why = reason or f"deploy {chosen.version}"
         held = None if without_lock else lock_if_there(stack, store, why)
-        if provision:
-            with _timed("hosts"):
-                run_playbook(environment, "site")
         if held is None and not without_lock:
+            if provision:
+                # Where there is no etcd yet, there is nowhere to keep what is done.
+                with _timed("hosts"):
+                    run_playbook(environment, "site")
+                provision = False
             held = stack.enter_context(lock.held(store, why))
         record = Record.new(DEPLOY, chosen.version, why)
         machine = _machine(
@@ -109,7 +111,7 @@ def deploy(
             resumed=resumed,
         )
         try:
-            machine.deploy(chosen)
+            machine.deploy(chosen, provision=provision)
         finally:
             _notify(environment, record)
         if not environment.is_real:
@@ -122,7 +124,7 @@ def deploy(
 @task(
     help={
         "env": "environment to change",
-        "to": "version to go back to (default: what there was before the last deployment)",
+        "to": "version to go back to (default: what the hosts had before the last deployment or rollback)",
         "limit": "only these hosts, comma-separated",
         "reason": "why, for the lock and the record",
         "without-lock": WITHOUT_LOCK,
@@ -144,7 +146,9 @@ def rollback(
     environment = Environment.named(env)
     store = Store(environment)
     hosts = fleet.hosts_of(environment, limit)
-    found = fleet.ask(environment, hosts)
+    # Those that look at the database need the release too.
+    others = [host for host in fleet.web_hosts_for(environment, hosts).values() if host not in hosts]
+    found = fleet.ask(environment, hosts + others)
     target = to or _before(Records(store, alone=without_lock), found)
     missing = [name for name, releases in found.items() if target not in releases.installed]
     if missing:
@@ -156,8 +160,8 @@ def rollback(
             Exit.USAGE,
         )
     if not (environment.is_lab or yes):
-        plan.show(found, target, None)
-        confirm(f"Go back to {target} on '{env}' ({', '.join(found)})?", yes=False)
+        plan.show({host.name: found[host.name] for host in hosts}, target, None)
+        confirm(f"Go back to {target} on '{env}' ({', '.join(host.name for host in hosts)})?", yes=False)
     with ExitStack() as stack:
         why = reason or f"rollback to {target}"
         held = None if without_lock else stack.enter_context(lock.held(store, why))
@@ -184,22 +188,12 @@ def contract(_context: object, env: str = "lab", confirm: str = "", reason: str 
     environment = Environment.named(env)
     store = Store(environment)
     hosts = fleet.hosts_of(environment)
-    found = fleet.ask(environment, hosts)
-    versions = {releases.current for releases in found.values()}
-    if len(versions) != 1 or not next(iter(versions)):
-        raise Failure(
-            f"The hosts run different releases ({', '.join(sorted(versions))}).", "First: ./inv deploy --resume"
-        )
-    version = versions.pop()
-    heads = sorted({head for releases in found.values() for head in releases.heads.values()})
-    if "" in heads:
-        raise Failure(
-            "A host keeps a release that does not say which database it needs.",
-            "Deploy newer ones until it is gone: hosts keep a fixed number (policy_releases_kept).",
-        )
+    _needed(environment, hosts)  # a refusal comes before the question
     name_again(f"What is removed comes back from a backup only. Contract the database of '{env}'?", env, given=confirm)
     with lock.held(store, reason or "contract the database") as held:
-        record = Record.new("contract", version, reason or "contract the database")
+        # What was true when the question was asked need not be now.
+        version, heads = _needed(environment, hosts)
+        record = Record.new(records.CONTRACT, version, reason or "contract the database")
         machine = _machine(environment, hosts, record=record, kept=Records(store), held=held, resumed=None)
         try:
             machine.contract(version, heads)
@@ -235,6 +229,27 @@ def deploys(_context: object, *, env: str = "lab", last: int = 10, steps: bool =
         console.print(f"Nothing was deployed to '{env}' yet.", markup=False)
 
 
+def _needed(environment: Environment, hosts: list[Host]) -> tuple[str, list[str]]:
+    """The release that all hosts run, and the database's revisions that a kept release of any of them needs.
+
+    Raises Failure if they run different ones, or if a release does not tell.
+    """
+    found = fleet.ask(environment, hosts)
+    versions = {releases.current for releases in found.values()}
+    if len(versions) != 1 or not next(iter(versions)):
+        raise Failure(
+            f"The hosts run different releases ({', '.join(version or 'none' for version in sorted(versions))}).",
+            "First: ./inv deploy --resume",
+        )
+    heads = sorted({head for releases in found.values() for head in releases.heads.values()})
+    if "" in heads:
+        raise Failure(
+            "A host keeps a release that does not say which database it needs.",
+            "Deploy newer ones until it is gone: hosts keep a fixed number (policy_releases_kept).",
+        )
+    return versions.pop(), heads
+
+
 def _to_resume(kept: Records, store: Store, *, resume: bool) -> Record | None:
     """The deployment to go on with. Raises Failure if there is none, or if one waits to be and this is another."""
     try:
@@ -267,7 +282,7 @@ def _before(kept: Records, found: dict[str, fleet.Releases]) -> str:
     unfinished = kept.unfinished()
     if unfinished is not None and unfinished.operation == ROLLBACK:
         return unfinished.release
-    for record in kept.list():
+    for record in kept.of_releases():
         before = Counter(version for version in record.before.values() if version and version != record.release)
         if before and record.result != records.RETURNED:
             return before.most_common(1)[0][0]
@@ -294,10 +309,12 @@ def _machine(
     record.before = {name: releases.switching or releases.current for name, releases in found.items()}
     if resumed is not None:
         record.before |= resumed.before
-        resumed.result, resumed.message = records.INTERRUPTED + ", resumed", resumed.message
+    # First the new one: whatever happens now, one of the two is there to go on with.
+    kept.save(record)
+    if resumed is not None:
+        resumed.result = records.INTERRUPTED + ", resumed"
         kept.save(resumed)
     kept.prune()
-    kept.save(record)
     return Machine(environment, hosts, record, kept, held)
 
 

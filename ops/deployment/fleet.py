@@ -49,6 +49,34 @@ def hosts_of(environment: Environment, limit: str = "") -> list[Host]:
     return [host for host in hosts if not wanted or host in wanted]
 
 
+def web_hosts_for(environment: Environment, hosts: list[Host]) -> dict[str, Host]:
+    """Data centre -> the web host that its database is migrated from and its workers are proven through: of those that
+    are among `hosts` the first, else the first there is.
+    """
+    chosen: dict[str, Host] = {}
+    # The last one written stays.
+    for host in reversed([*(host for host in hosts if "web" in host.groups), *environment.group("web")]):
+        if host.datacentre in {other.datacentre for other in hosts}:
+            chosen[host.datacentre] = host
+    return chosen
+
+
+def away(environment: Environment, hosts: list[Host]) -> list[str]:
+    """The names of the hosts that do not answer."""
+
+    def answers(host: Host) -> bool:
+        try:
+            with environment.connection(host) as connection:
+                return bool(connection.run("true", hide=True, warn=True, timeout=ANSWER_SECONDS).ok)
+        except Failure:
+            raise
+        except Exception:  # noqa: BLE001 - whatever SSH meets, the host is not there
+            return False
+
+    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+        return [host.name for host, there in zip(hosts, pool.map(answers, hosts), strict=True) if not there]
+
+
 def ask(environment: Environment, hosts: list[Host]) -> dict[str, Releases]:
     """Host name -> its releases. Raises Failure naming the hosts that do not answer."""
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from ops import access
 from ops.ansible import run_playbook
@@ -40,28 +40,37 @@ class Machine:
     lock: Lock | None
     _switched: list[str] = field(default_factory=list)
 
-    def deploy(self, release: Release) -> None:
-        """Install, extend the database, switch, prove. Raises Failure when everything that could be returned is."""
+    def deploy(self, release: Release, *, provision: bool) -> None:
+        """Prepare the hosts (all of the environment) if wanted, install, extend the database, switch, prove.
+
+        Raises Failure when everything that could be returned is.
+        """
         archive = {"release_archive": str(release.path), "release_sha256": release.sha256}
         with self.records.whole(self.record):
+            if provision:
+                with self._step("hosts"):
+                    run_playbook(self.environment, "site")
             with self._step("install"):
-                self._play("release-install", ",".join(host.name for host in self.hosts), release.version, **archive)
+                names = {host.name: None for host in (*self.hosts, *self._web_hosts.values())}
+                self._play("release-install", ",".join(names), release.version, **archive)
             with self._step("expand the database"):
-                self._play("release-migrate", "", release.version)
+                self._migrate(release.version)
             self._switch_all(release.version)
 
     def go_to(self, version: str) -> None:
         """Switch to a release that all hosts have, and prove it. Raises Failure like `deploy`."""
         with self.records.whole(self.record):
             with self._step("look at the database"):
-                self._play("release-migrate", "", version, release_migrate_arguments="--plan")
+                self._migrate(version, release_migrate_arguments="--plan")
             self._switch_all(version)
 
     def contract(self, version: str, kept_heads: Sequence[str]) -> None:
-        """Take away from the database what no kept release needs. Raises Failure; nothing was changed then."""
+        """Take away from the databases what no kept release needs. Raises Failure; what was refused is as it was."""
         arguments = f"--phase contract --kept-heads {','.join(kept_heads)}"
         with self.records.whole(self.record), self._step("contract the database"):
-            self._play("release-migrate", "", version, release_migrate_arguments=arguments)
+            # Of two data centres the first may be done when it fails in the second.
+            self.record.result = records.FAILED
+            self._migrate(version, release_migrate_arguments=arguments)
 
     def ship(self, version: str, before: Mapping[str, str], shipment: Release | None) -> None:
         """Let the workers use shipped processors, or their release's own (version ""); `before` is what each has now.
@@ -77,28 +86,61 @@ class Machine:
                     changed.append(host.name)
             except Failure:
                 for name in reversed(changed):
-                    with self._step(f"return the processors of {name}"):
-                        self._processors(name, before[name], None)
+                    self._return_processors(name, before[name])
                 raise
 
     # --- Steps --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _web_hosts(self) -> dict[str, Host]:
+        return fleet.web_hosts_for(self.environment, self.hosts)
+
+    def _away(self, host: Host) -> list[str]:
+        """The load balancers of a web host that do not answer: they learn from the host itself that it is drained, but
+        cannot be asked. Raises Failure if none answers.
+        """
+        if "web" not in host.groups:
+            return []
+        balancers = [other for other in self.environment.group("loadbalancers") if other.datacentre == host.datacentre]
+        away = fleet.away(self.environment, balancers)
+        if balancers and len(away) == len(balancers):
+            raise Failure(
+                f"No load balancer answers that could tell when {host.name} is drained: {', '.join(away)}.",
+                "See ./inv status, and mend one first.",
+                Exit.UNAVAILABLE,
+            )
+        for name in away:
+            console.print(f"{name} does not answer: {host.name} is drained without asking it.", markup=False)
+        return away
+
+    def _migrate(self, version: str, **values: str) -> None:
+        names = ",".join(host.name for host in self._web_hosts.values())
+        self._play("release-migrate", names, version, **values)
 
     def _switch_all(self, version: str) -> None:
         try:
             for host in self.hosts:
                 with self._step(f"switch {host.name}"):
-                    self._switch(host.name, version)
-                self._switched.append(host.name)
+                    self._switch(host, version, release=version)
+                    self._switched.append(host.name)
             with self._step("prove"):
                 self._prove(version)
         except Failure as failure:
             self._return(failure)
             raise
 
-    def _switch(self, host: str, version: str) -> None:
+    def _switch(self, host: Host, version: str, *, release: str) -> None:
+        """Switch a host; a worker of that `release` must prove it, if it is not ""."""
         # Workers of the same release exist when all of them were switched before the first web host.
         whole = {member.name for member in self.environment.group("workers")} <= {member.name for member in self.hosts}
-        self._play("release-switch", host, version, release_probe_release=version if whole else "")
+        self._play(
+            "release-switch",
+            host.name,
+            version,
+            release_probe_release=release if whole else "",
+            release_probe_through=self._web_hosts[host.datacentre].name,
+            web_loadbalancers_away=self._away(host),
+        )
 
     def _prove(self, version: str) -> None:
         """An upload through the virtual IP to each worker that it leads to, as a user would send it."""
@@ -121,15 +163,15 @@ class Machine:
     def _return(self, failure: Failure) -> None:
         """Bring the hosts that were switched back to what they had, the last one first."""
         console.print(f"failed: {failure.message}", markup=False)
-        for host in reversed(self._switched):
-            before = self.record.before.get(host, "")
+        for name in reversed(self._switched):
+            before = self.record.before.get(name, "")
             if before in ("", self.record.release):
                 continue
             try:
-                with self._step(f"return {host} to {before}"):
-                    self._play("release-switch", host, before, release_probe_release="")
+                with self._step(f"return {name} to {before}"):
+                    self._switch(self.environment.host(name), before, release="")
             except Failure as worse:
-                console.print(f"{host}: {worse.message}", markup=False)
+                console.print(f"{name}: {worse.message}", markup=False)
         if differ := self._not_returned():
             self.record.result = records.FAILED
             raise Failure(
@@ -162,10 +204,18 @@ class Machine:
             yield
         console.print(f"{name}: {self.record.steps[-1].seconds:.0f} s")
 
+    def _return_processors(self, host: str, before: str) -> None:
+        try:
+            with self._step(f"return the processors of {host}"):
+                self._processors(host, before, None)
+        except Failure as worse:
+            self.record.result = records.FAILED
+            console.print(f"{host}: {worse.message}", markup=False)
+
     def _processors(self, host: str, version: str, shipment: Release | None) -> None:
         archive = {} if shipment is None else {"archive": str(shipment.path), "sha256": shipment.sha256}
         values = {f"release_processors_{name}": value for name, value in {"version": version, **archive}.items()}
         run_playbook(self.environment, "processors-ship", limit=host, extra_vars=values)
 
-    def _play(self, playbook: str, limit: str, version: str, **values: str) -> None:
+    def _play(self, playbook: str, limit: str, version: str, **values: object) -> None:
         run_playbook(self.environment, playbook, limit=limit, extra_vars={"release_version": version, **values})

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from ops.cli import console
 from ops.deployment.lock import now, operator
 from ops.deployment.store import Store
 from ops.errors import Failure
 
 SHIP = "ship processors"
 PACKAGES = "packages"
-CHANGES_NO_RELEASE = {SHIP, PACKAGES}
+CONTRACT = "contract"
+CHANGES_NO_RELEASE = {SHIP, PACKAGES, CONTRACT}
 """Operations that leave a deployment nothing to resume or to go back to."""
 FOLDER = "deployments/"
 KEPT = 200
@@ -95,15 +97,26 @@ class Records:
         if not self._alone:
             self._store.put(FOLDER + record.id, record.text)
 
+    def save_if_possible(self, record: Record) -> None:
+        """Keep how something ended. That etcd is away just now changes nothing about it: said, and no Failure."""
+        try:
+            self.save(record)
+        except Failure as failure:
+            console.print(f"the record of '{record.open_step}' is not kept: {failure.message}", markup=False)
+
     def list(self) -> list[Record]:
         """All that are kept, the newest first."""
         if self._alone:
             return []
         return [Record.from_text(text) for text in reversed(self._store.list(FOLDER).values())]
 
+    def of_releases(self) -> Sequence[Record]:
+        """Those that carried a release to hosts, the newest first."""
+        return [record for record in self.list() if record.operation not in CHANGES_NO_RELEASE]
+
     def unfinished(self) -> Record | None:
-        """The newest one, if hosts may differ since."""
-        newest = next((record for record in self.list() if record.operation not in CHANGES_NO_RELEASE), None)
+        """The newest one that carried a release, if hosts may differ since."""
+        newest = next(iter(self.of_releases()), None)
         return newest if newest is not None and newest.result in OPEN else None
 
     def prune(self) -> None:
@@ -130,7 +143,7 @@ class Records:
             raise
         finally:
             record.ended = now()
-            self.save(record)
+            self.save_if_possible(record)
 
     @contextmanager
     def step(self, record: Record, name: str) -> Iterator[None]:
@@ -151,4 +164,4 @@ class Records:
             raise
         finally:
             step.seconds = round(time.monotonic() - began, 1)
-            self.save(record)
+            self.save_if_possible(record)

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from ops import deploy as deploying
 from ops.ansible import Change
 from ops.deployment import fleet, lock, machine, plan
 from ops.deployment import record as records
@@ -127,11 +128,21 @@ class World:
     current: dict[str, str] = field(default_factory=lambda: dict.fromkeys(HOSTS, OLD))
     broken: Callable[[str, str, str], bool] = lambda _playbook, _limit, _version: False
     stuck: set[str] = field(default_factory=set)
+    silent: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
+    told: list[dict[str, Any]] = field(default_factory=list)
     memory: Memory = field(default_factory=Memory)
 
-    def play(self, _environment: object, playbook: str, *, limit: str, extra_vars: dict[str, str]) -> list[Change]:
-        version = extra_vars["release_version"]
+    def play(
+        self, _environment: object, playbook: str, *, limit: str = "", extra_vars: dict[str, str] | None = None
+    ) -> list[Change]:
+        if extra_vars is None:
+            self.done.append(playbook)
+            if self.broken(playbook, limit, ""):
+                raise Failure(f"{playbook} does not work")
+            return []
+        self.told.append(extra_vars)
+        version = extra_vars.get("release_version", "") or extra_vars["release_processors_version"]
         self.done.append(f"{playbook.removeprefix('release-')} {limit} {'new' if version == NEW else 'old'}".strip())
         if self.broken(playbook, limit, version):
             raise Failure(f"{limit} does not work")
@@ -157,20 +168,21 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
     monkeypatch.setattr(machine, "run_playbook", made.play)
     monkeypatch.setattr(fleet, "ask", made.ask)
+    monkeypatch.setattr(fleet, "away", lambda _environment, hosts: [h.name for h in hosts if h.name in made.silent])
     monkeypatch.setattr(machine.access, "access", lambda _environment: None)
     monkeypatch.setattr(machine, "smoke", lambda _reach, *, worker, release: made.done.append(f"smoke {worker}"))
     return made
 
 
-def make(world: World, before: dict[str, str] | None = None) -> Machine:
+def make(world: World, limit: str = "") -> Machine:
     environment = Environment("lab", INVENTORIES / "lab")
     record = Record.new("deploy", NEW, "test")
-    record.before = dict(world.current) if before is None else before
-    return Machine(environment, fleet.hosts_of(environment), record, Records(store(world.memory)), None)
+    record.before = dict(world.current)
+    return Machine(environment, fleet.hosts_of(environment, limit), record, Records(store(world.memory)), None)
 
 
-def deploy(made: Machine) -> None:
-    made.deploy(Release(NEW, Path("/nowhere"), "0" * 64))
+def deploy(made: Machine, *, provision: bool = False) -> None:
+    made.deploy(Release(NEW, Path("/nowhere"), "0" * 64), provision=provision)
 
 
 def kept(world: World) -> Record:
@@ -183,7 +195,7 @@ class TestMachine:
         deploy(make(world))
         assert world.done == [
             "install worker1,worker2,web1,web2 new",
-            "migrate  new",
+            "migrate web1 new",
             *(f"switch {host} new" for host in HOSTS),
             "smoke worker1",
             "smoke worker2",
@@ -233,7 +245,7 @@ class TestMachine:
         world.broken = lambda playbook, limit, version: playbook == "release-migrate"
         with pytest.raises(Failure):
             deploy(make(world))
-        assert world.done == ["install worker1,worker2,web1,web2 new", "migrate  new"]
+        assert world.done == ["install worker1,worker2,web1,web2 new", "migrate web1 new"]
         assert kept(world).result == records.RETURNED
 
     def test_a_first_deployment_has_nothing_to_return_to(self, world: World) -> None:
@@ -245,7 +257,7 @@ class TestMachine:
 
     def test_an_interruption_returns_nothing_and_is_resumed(self, world: World) -> None:
         def interrupt(playbook: str, limit: str, version: str) -> bool:
-            if limit == "web1":
+            if (playbook, limit) == ("release-switch", "web1"):
                 raise KeyboardInterrupt
             return False
 
@@ -256,6 +268,80 @@ class TestMachine:
         unfinished = Records(store(world.memory)).unfinished()
         assert unfinished is not None
         assert unfinished.open_step == "switch web1"
+
+    def test_the_hosts_are_prepared_first_and_that_is_kept_too(self, world: World) -> None:
+        deploy(make(world), provision=True)
+        assert world.done[:2] == ["site", "install worker1,worker2,web1,web2 new"]
+        assert kept(world).steps[0].name == "hosts"
+
+    def test_hosts_that_cannot_be_prepared_leave_a_record(self, world: World) -> None:
+        world.broken = lambda playbook, limit, version: playbook == "site"
+        with pytest.raises(Failure, match="site does not work"):
+            deploy(make(world), provision=True)
+        assert world.done == ["site"]
+        assert kept(world).message == "site does not work"
+
+    @pytest.mark.parametrize(
+        ("limit", "installed", "web"), [("web2,worker1", "worker1,web2", "web2"), ("worker1", "worker1,web1", "web1")]
+    )
+    def test_a_limit_works_without_the_hosts_that_it_leaves_out(
+        self, world: World, limit: str, installed: str, web: str
+    ) -> None:
+        """But for a web host to migrate from and to prove workers through, which has the release then."""
+        deploy(make(world, limit))
+        assert world.done[:3] == [f"install {installed} new", f"migrate {web} new", "switch worker1 new"]
+        through = {told["release_probe_through"] for told in world.told if "release_probe_through" in told}
+        assert through == {web}
+
+    def test_a_load_balancer_that_does_not_answer_is_not_asked(self, world: World) -> None:
+        world.silent = ["lb1"]
+        deploy(make(world))
+        away = [told["web_loadbalancers_away"] for told in world.told if "web_loadbalancers_away" in told]
+        assert away == [[], [], ["lb1"], ["lb1"]], "workers are not drained"
+
+    def test_without_any_load_balancer_no_web_host_is_touched(self, world: World) -> None:
+        world.silent = ["lb1", "lb2"]
+        with pytest.raises(Failure, match=r"No load balancer answers .* web1 is drained: lb1, lb2"):
+            deploy(make(world))
+        assert "switch web1 new" not in world.done
+        assert world.current == dict.fromkeys(HOSTS, OLD)
+
+    def test_a_record_that_cannot_be_kept_for_a_while_spoils_nothing(self, world: World) -> None:
+        """Neither a switch that went well, nor the way back of that host."""
+
+        def away_after_worker2(playbook: str, limit: str, version: str) -> bool:
+            world.memory.away = (playbook, limit, version) == ("release-switch", "worker2", NEW)
+            return (playbook, limit) == ("release-switch", "web2")
+
+        real = Records.save_if_possible
+
+        def comes_back(self: Records, record: Record) -> None:
+            real(self, record)
+            world.memory.away = False
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Records, "save_if_possible", comes_back)
+            world.broken = away_after_worker2
+            with pytest.raises(Failure, match="web2 does not work"):
+                deploy(make(world))
+        assert world.done[-3:] == ["switch web1 old", "switch worker2 old", "switch worker1 old"]
+        assert world.current == dict.fromkeys(HOSTS, OLD)
+
+    def test_a_contraction_that_failed_says_so_and_stops_no_deployment(self, world: World) -> None:
+        world.broken = lambda playbook, limit, version: playbook == "release-migrate"
+        made = make(world)
+        made.record.operation = records.CONTRACT
+        with pytest.raises(Failure):
+            made.contract(NEW, ["0001"])
+        assert kept(world).result == records.FAILED
+        assert Records(store(world.memory)).unfinished() is None
+
+    def test_workers_whose_processors_cannot_return_are_told_and_the_others_return(self, world: World) -> None:
+        world.broken = lambda playbook, limit, version: (limit, version) in {("web1", "2"), ("worker2", "1")}
+        with pytest.raises(Failure, match="web1 does not work"):
+            make(world).ship("2", dict.fromkeys(HOSTS, "1"), None)
+        assert [line.split()[1] for line in world.done] == ["worker1", "worker2", "web1", "worker2", "worker1"]
+        assert kept(world).result == records.FAILED
 
     def test_every_step_needs_the_lock(self, world: World) -> None:
         made = make(world)
@@ -281,6 +367,82 @@ class TestMachine:
         made.hosts = [host for host in made.hosts if host.name == "web1"]
         made.go_to(NEW)
         assert asked == ["-", ""]
+
+
+class TestTheWayBack:
+    """What ops/deploy.py finds out before a machine is made."""
+
+    def test_leads_before_the_last_deployment_whatever_was_done_since(self, world: World) -> None:
+        found = Records(store(world.memory))
+        for number, (operation, release, before) in enumerate(
+            [
+                ("deploy", NEW, OLD),
+                (records.CONTRACT, NEW, NEW),
+                (records.PACKAGES, "20261101-ab12cd34", "20261001-ab12cd34"),
+                (records.SHIP, "2", "1"),
+            ]
+        ):
+            record = Record.new(operation, release, "")
+            record.id, record.result, record.before = str(number), records.DONE, dict.fromkeys(HOSTS, before)
+            found.save(record)
+        assert deploying._before(found, {}) == OLD
+
+    def test_the_new_record_is_there_before_the_old_one_is_closed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = Records(store(world.memory))
+        resumed, record = Record.new("deploy", NEW, ""), Record.new("deploy", NEW, "")
+        resumed.id, record.id = "1", "2"
+        resumed.result, resumed.before = records.INTERRUPTED, {"web1": "older"}
+        found.save(resumed)
+        open_ones: list[list[str]] = []
+        real = Records.save
+
+        def save(self: Records, one: Record) -> None:
+            real(self, one)
+            open_ones.append([other.id for other in self.list() if other.result in records.OPEN])
+
+        monkeypatch.setattr(Records, "save", save)
+        environment = Environment("lab", INVENTORIES / "lab")
+        hosts = fleet.hosts_of(environment)
+        deploying._machine(environment, hosts, record=record, kept=found, held=None, resumed=resumed)
+        assert open_ones == [["2", "1"], ["2"]]
+        assert record.before == {**dict.fromkeys(HOSTS, OLD), "web1": "older"}
+
+    def test_a_contraction_looks_again_when_it_has_the_lock(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Somebody else may deploy while the question waits for its answer."""
+        monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
+
+        def answer(*_: object, **__: object) -> None:
+            world.current["web1"] = NEW
+
+        monkeypatch.setattr(deploying, "name_again", answer)
+        monkeypatch.setattr(
+            fleet,
+            "ask",
+            lambda environment, hosts: {
+                name: Releases(name, releases.current, "", [OLD, NEW], {OLD: "0001"})
+                for name, releases in world.ask(environment, hosts).items()
+            },
+        )
+        with pytest.raises(SystemExit):
+            deploying.contract.body(None, env="lab")
+        assert "different releases" in capsys.readouterr().err
+        assert not world.done
+
+    def test_whom_the_inventory_names_gets_the_record(self, tmp_path: Path, world: World) -> None:
+        hook = ["sh", "-c", f"cat > {tmp_path}/told"]
+        environment = SimpleNamespace(hosts={"web1": SimpleNamespace(variables={deploying.NOTIFY: hook})})
+        record = Record.new("deploy", NEW, "")
+        deploying._notify(cast(Environment, environment), record)
+        assert Record.from_text((tmp_path / "told").read_text()) == record
+
+    def test_a_notification_that_fails_stops_nothing(self, capsys: pytest.CaptureFixture[str]) -> None:
+        environment = SimpleNamespace(hosts={"web1": SimpleNamespace(variables={deploying.NOTIFY: ["false"]})})
+        deploying._notify(cast(Environment, environment), Record.new("deploy", NEW, ""))
+        assert "deploy_notify failed" in capsys.readouterr().err
 
 
 class TestRecords:
