@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from typing import Any
 
 from ops import secrets
 from ops.environment import Environment
-from ops.errors import Failure
+from ops.errors import Exit, Failure
 from ops.lab import rehearsal
 from ops.packages import lock
 from ops.paths import PLAYBOOKS, ROOT, tool
@@ -83,7 +84,7 @@ def run_playbook(
             command += ["--extra-vars", f"@{path}"]
         changes = Path(directory) / "changes.jsonl"
         variables = {**os.environ, **settings(), CHANGES_FILE: str(changes)}
-        answer = subprocess.run(command, cwd=ROOT, env=variables, stdout=sys.stderr, check=False)
+        answer = subprocess.run([*mortal(), *command], cwd=ROOT, env=variables, stdout=sys.stderr, check=False)
         found = [Change(**json.loads(line)) for line in changes.read_text().splitlines()] if changes.exists() else []
     if answer.returncode != 0:
         # A rescue fails last, and knows most.
@@ -94,6 +95,16 @@ def run_playbook(
             _what_to_do(environment, last.failure if last else ""),
         )
     return [change for change in found if not change.failure]
+
+
+def mortal() -> list[str]:
+    """What a command begins with that ends with this process, however that ends: a playbook without the process that
+    holds the lock would go on beside whoever takes the lock next. (Of this process it is the calling thread that
+    counts: PR_SET_PDEATHSIG(2const). It waits for the command.)
+    """
+    if shutil.which("setpriv") is None:
+        raise Failure("setpriv is missing.", "Install it: apt-get install util-linux.", Exit.UNAVAILABLE)
+    return ["setpriv", "--pdeathsig", "TERM"]
 
 
 def _what_to_do(environment: Environment, failure: str) -> str:

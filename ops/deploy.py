@@ -22,13 +22,12 @@ from ops.deployment.store import NotThereYet, Store
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 from ops.packages import tasks as packages
-from ops.provision import check, lock_if_there
+from ops.provision import WITHOUT_LOCK, check, lock_if_there
 
 DEPLOY, ROLLBACK = "deploy", "rollback"
 NOTIFY = "deploy_notify"
 """Inventory variable: a command (list of words) that gets each record as JSON on its standard input, here."""
 NOTIFY_SECONDS = 30
-WITHOUT_LOCK = "go ahead although etcd is away: you make sure that you are alone"
 
 
 @contextmanager

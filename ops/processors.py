@@ -8,7 +8,7 @@ from ops import secrets
 from ops.cli import confirm, console, task
 from ops.deployment import fleet, lock
 from ops.deployment.machine import Machine
-from ops.deployment.record import SHIP, Record, Records
+from ops.deployment.record import FAILED, OPEN, SHIP, Record, Records
 from ops.deployment.store import Store
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
@@ -70,21 +70,45 @@ def change(
     began = time.monotonic()
     workers = _workers(environment, limit)
     found = fleet.ask(environment, workers)
-    todo = [host for host in workers if found[host.name].processors != version]
+    store = Store(environment)
+    unproven = _unproven(Records(store), workers)
+    todo = [host for host in workers if found[host.name].processors != version or host in unproven]
     if not todo:
         console.print(f"Nothing to change: every worker uses {version or OWN}.")
         return
     for host in todo:
-        console.print(f"{host.name}: {found[host.name].processors or OWN} -> {version or OWN}", markup=False)
+        note = ", not proven yet" if host in unproven else ""
+        console.print(f"{host.name}: {found[host.name].processors or OWN}{note} -> {version or OWN}", markup=False)
     confirm(f"Change the processors of {_names(todo)} on '{environment.name}'?", yes=yes or environment.is_lab)
-    store = Store(environment)
     why = reason or (f"ship processors {version}" if version else "back to the processors of the release")
     with lock.held(store, why) as held:
         record = Record.new(SHIP, version or "of the release", why)
         record.hosts = [host.name for host in todo]
         before = {name: releases.processors for name, releases in found.items()}
-        Machine(environment, todo, record, Records(store), held).ship(version, before, made)
+        try:
+            Machine(environment, todo, record, Records(store), held).ship(version, before, made)
+        except Failure as failure:
+            if not unproven:
+                raise
+            record.result = FAILED
+            Records(store).save(record)
+            raise Failure(
+                failure.message,
+                f"{_names(unproven)} had them already, from a run that was cut off, and may use them still. Mend the "
+                f"script and ship it again, or: ./inv processors.revert --env={environment.name}",
+                failure.code,
+            ) from failure
     console.rule(f"{_names(todo)} {_uses(todo)} {version or OWN} after {time.monotonic() - began:.0f} s")
+
+
+def _unproven(kept: Records, workers: list[Host]) -> list[Host]:
+    """The workers at which a run was cut off: what they use may be new, and nothing was processed with it yet."""
+    shipped = [record for record in kept.list() if record.operation == SHIP]
+
+    def last(host: Host) -> Record | None:
+        return next((record for record in shipped if host.name in record.hosts), None)
+
+    return [host for host in workers if (record := last(host)) is not None and record.result in OPEN]
 
 
 def _workers(environment: Environment, limit: str) -> list[Host]:

@@ -17,6 +17,7 @@ from ops.deployment.store import NotThereYet, Store
 from ops.environment import Environment
 from ops.errors import Failure
 
+WITHOUT_LOCK = "go ahead although etcd is away: you make sure that you are alone"
 RESTART_DATABASE = {"postgresql_restart_pending": True}
 
 
@@ -25,9 +26,17 @@ RESTART_DATABASE = {"postgresql_restart_pending": True}
         "env": "environment to prepare",
         "yes": "do not show what will change and ask",
         "restart-database": "restart database members whose settings wait for it, the primary after a switchover",
+        "without-lock": WITHOUT_LOCK,
     }
 )
-def provision(_context: object, env: str = "lab", *, yes: bool = False, restart_database: bool = False) -> None:
+def provision(
+    _context: object,
+    env: str = "lab",
+    *,
+    yes: bool = False,
+    restart_database: bool = False,
+    without_lock: bool = False,
+) -> None:
     """Make all hosts what the inventory says."""
     environment = Environment.named(env)
     if not (environment.is_lab or yes):
@@ -39,7 +48,8 @@ def provision(_context: object, env: str = "lab", *, yes: bool = False, restart_
         Console().print(plan.table_of(changes))
         confirm(f"Change the hosts of '{env}'?", yes=False)
     with ExitStack() as stack:
-        lock_if_there(stack, Store(environment), "provision")
+        if not without_lock:
+            lock_if_there(stack, Store(environment), "provision")
         run_playbook(environment, "site", extra_vars=RESTART_DATABASE if restart_database else None)
 
 

@@ -10,6 +10,7 @@ from ops.deployment import lock
 from ops.deployment.store import Store
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
+from ops.status import status
 
 PROBE = Path(__file__).with_name("reboot_probe.py")
 
@@ -39,15 +40,16 @@ def reboot(
         raise Failure("Which hosts?", "Either --rolling (all that need it), or --limit=HOST,...", Exit.USAGE)
     environment = Environment.named(env)
     named = [environment.host(name.strip()) for name in limit.split(",") if name.strip()]
-    found = maintenance.well(environment, "before the first reboot", seconds=0)
     hosts = named or _needing(environment, everyone=all_)
     if not hosts:
         console.print(f"No host of '{env}' needs a reboot.")
         return
+    found = status(environment)
+    maintenance.ready(found, hosts)
     ordered = maintenance.in_order(hosts, found)
     confirm(f"Reboot {', '.join(host.name for host in ordered)}, one after another?", yes=yes or environment.is_lab)
     with lock.held(Store(environment), reason or "reboot hosts") as held:
-        maintenance.one_after_another(environment, ordered, maintenance.REBOOT, held)
+        maintenance.one_after_another(environment, ordered, found, maintenance.REBOOT, held)
 
 
 def _needing(environment: Environment, *, everyone: bool) -> list[Host]:

@@ -31,13 +31,22 @@ ANSWER_SECONDS = 20
 
 @dataclass
 class HostStatus:
-    """What a host said of itself, and what is wrong with it in words; `said` is empty if it did not answer."""
+    """What a host said of itself, and what is wrong in its eyes, in words; `said` is empty if it did not answer.
+
+    `suspects` are the hosts that the problems lie with: itself, or others that it sees.
+    """
 
     name: str
     address: str
     groups: list[str]
     said: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    suspects: list[str] = field(default_factory=list)
+
+    def blame(self, problem: str, *hosts: str) -> None:
+        """Note a problem, which lies with `hosts` (default: this one)."""
+        self.problems.append(problem)
+        self.suspects += [name for name in hosts or (self.name,) if name not in self.suspects]
 
 
 def status(environment: Environment) -> list[HostStatus]:
@@ -63,39 +72,50 @@ def _ask(environment: Environment, host: Host) -> HostStatus:
     except Failure:
         raise
     except Exception as error:  # noqa: BLE001 - whatever SSH meets, the host is shown as not reachable, with the reason
-        result.problems.append(f"not reachable: {str(error) or type(error).__name__}")
+        result.blame(f"not reachable: {str(error) or type(error).__name__}")
         return result
     if answer.return_code != 0:
-        result.problems.append(f"did not answer: {answer.stderr.strip()[-200:]}")
+        result.blame(f"did not answer: {answer.stderr.strip()[-200:]}")
         return result
     result.said = json.loads(answer.stdout)
-    result.problems += _problems(result.said)
+    judge(result)
     return result
 
 
-def _problems(said: dict[str, Any]) -> list[str]:
-    found = [f"{unit} is {state}" for unit, state in said["units"].items() if state != "active"]
+def judge(host: HostStatus) -> None:
+    """Note what is wrong with what a host said."""
+    said = host.said
+    for unit, state in said["units"].items():
+        if state != "active":
+            host.blame(f"{unit} is {state}")
     if said["drained"]:
-        found.append("drained (/var/lib/longhaul/drain exists)")
+        host.blame(f"drained: {said['drained']} (/var/lib/longhaul/drain exists)")
     balanced = said.get("balanced", {})
     if isinstance(balanced, str):
-        found.append(f"HAProxy: {balanced}")
+        host.blame(f"HAProxy: {balanced}")
     else:
-        found += [f"HAProxy sees {server} as {state}" for server, state in balanced.items() if state != "UP"]
-    members = said.get("members", {})
-    if isinstance(members, str):
-        found.append(f"Patroni: {members}")
-    else:
-        found += [
-            f"Patroni sees {member} as {state}"
-            for member, state in members.items()
-            if state.split()[-1] not in {"running", "streaming"}
-        ]
-        if members and not any(state.startswith("leader") for state in members.values()):
-            found.append("Patroni: there is no leader")
+        for server, state in balanced.items():
+            if state != "UP":
+                host.blame(f"HAProxy sees {server} as {state}", server)
+    _judge_members(host, said.get("members", {}))
     if said.get("storage", "OK") != "OK":
-        found.append(f"Swift: {said['storage']}")
-    return found
+        host.blame(f"Swift: {said['storage']}")
+
+
+def _judge_members(host: HostStatus, members: dict[str, str] | str) -> None:
+    if isinstance(members, str):
+        host.blame(f"Patroni: {members}")
+        return
+    for member, state in members.items():
+        if not member_is_well(state):
+            host.blame(f"Patroni sees {member} as {state}", member)
+    if members and not any(state.startswith("leader") for state in members.values()):
+        host.blame("Patroni: there is no leader", *members)
+
+
+def member_is_well(state: str) -> bool:
+    """Whether a database member with this role and state does its part."""
+    return state.rsplit(maxsplit=1)[-1] in {"running", "streaming"}
 
 
 def _judge_address(environment: Environment, found: list[HostStatus]) -> None:
@@ -108,7 +128,7 @@ def _judge_address(environment: Environment, found: list[HostStatus]) -> None:
         ]
         mine = next(host for host in found if host.name == balancer.name)
         if mine.said and balancer.name == peers[0] and len(holders) != 1:
-            mine.problems.append(f"{address} is on {', '.join(holders) or 'no load balancer'}")
+            mine.blame(f"{address} is on {', '.join(holders) or 'no load balancer'}", *peers)
 
 
 @task(name="status", help={"env": "environment to look at", "json": "as JSON, for programs"})

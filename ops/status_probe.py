@@ -18,6 +18,7 @@ PKI = "/etc/longhaul/pki"
 CURRENT = Path("/opt/longhaul/current")
 SHIPPED = CURRENT / "shipped"
 """Processors that were shipped to the release without another one."""
+DRAIN = Path("/var/lib/longhaul/drain")
 TIMEOUT_SECONDS = 5
 
 
@@ -31,6 +32,11 @@ def units(names: list[str]) -> dict[str, str]:
         absent = values.get("LoadState") == "not-found"
         found[name] = "not-found" if absent else values.get("ActiveState", "unknown")
     return found
+
+
+def drained() -> str:
+    """Why the host is drained, "" if it is not."""
+    return (DRAIN.read_text().strip() or "nobody says why") if DRAIN.exists() else ""
 
 
 def addresses() -> list[str]:
@@ -73,7 +79,7 @@ def main() -> None:
         "units": units(wanted),
         "release": CURRENT.readlink().name if CURRENT.is_symlink() else "",
         "processors": SHIPPED.resolve().parent.name if SHIPPED.exists() else "",
-        "drained": Path("/var/lib/longhaul/drain").exists(),
+        "drained": drained(),
         "addresses": addresses(),
     }
     questions = {

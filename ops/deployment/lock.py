@@ -68,7 +68,8 @@ class Lock:
         if self._lost:
             raise Failure(
                 f"The lock on the environment is lost ({self._lost}): somebody else may be at work. It ends here.",
-                "See who: ./inv lock.show. Then go on with --resume, or go back with ./inv rollback.",
+                "See who: ./inv lock.show. Then run the same command again; after a deployment: ./inv deploy --resume, "
+                "or ./inv rollback.",
                 Exit.UNAVAILABLE,
             )
 

@@ -15,11 +15,16 @@ from ops.errors import Exit, Failure
 
 PREFIX = "/longhaul/"
 ANSWER_SECONDS = 15
-COMMAND_NOT_FOUND = 127
+NEVER_RAN = "no etcd has ever run here"
+# Whoever has been a member has its data. A host that cannot tell says nothing, which is no "never".
+_NEVER_RAN = f"""
+if [ -d /var/lib/etcd ]; then member=$(find /var/lib/etcd -name member -print -quit) || exit; fi
+[ -n "$member" ] || echo {NEVER_RAN}
+"""
 
 
 class NotThereYet(Failure):
-    """No database host of the environment has etcd: it was never provisioned."""
+    """etcd has never run on any database host of the environment: its first provision has not come so far."""
 
 
 class Store:
@@ -70,8 +75,10 @@ class Store:
         command = shlex.join(["sudo", "-n", "/usr/local/sbin/longhaul-etcdctl", "--write-out=json", *arguments])
         # In the command line, for what is fed through SSH's standard input may end in the middle.
         command = f"printf %s {base64.b64encode(stdin.encode()).decode()} | base64 --decode | {command}"
+        never_ran = shlex.join(["sudo", "-n", "sh", "-c", _NEVER_RAN])
+        command = f"{command} || {{ code=$?; {never_ran} >&2; exit $code; }}"
         reasons: list[str] = []
-        absent = 0
+        never = 0
         for host in self._hosts:
             try:
                 with self._environment.connection(host) as connection:
@@ -88,14 +95,15 @@ class Store:
                 return {}
             if "lease not found" in said:
                 return {"TTL": 0}
-            absent += "command not found" in said or answer.return_code == COMMAND_NOT_FOUND
+            never += NEVER_RAN in said.splitlines()
             reasons.append(f"{host.name}: {said[-200:]}")
-        if absent == len(self._hosts):
-            raise NotThereYet(f"The environment '{self._environment.name}' has no etcd yet.", "Run: ./inv provision")
+        name = self._environment.name
+        if self._hosts and never == len(self._hosts):
+            raise NotThereYet(f"The environment '{name}' has no etcd yet.", f"Run: ./inv provision --env={name}")
         raise Failure(
-            f"etcd of '{self._environment.name}' does not answer, so nobody can say who else is at work there: "
-            f"{'; '.join(reasons)}",
-            "See ./inv status. If it cannot be mended first, --without-lock goes ahead: make sure that you are alone.",
+            f"etcd of '{name}' does not answer, so nobody can say who else is at work there: {'; '.join(reasons)}",
+            f"See ./inv status. What may mend it: ./inv provision --env={name} --without-lock. That option, which "
+            "deploy and rollback have too, goes ahead without etcd: make sure that you are alone.",
             Exit.UNAVAILABLE,
         )
 

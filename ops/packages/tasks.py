@@ -24,6 +24,7 @@ from ops.packages import fleet, lock
 from ops.packages.fleet import Change, Installed
 from ops.packages.lock import Lock
 from ops.packages.repository import GROUP, Available, Repository
+from ops.status import status as site_status
 
 SOURCES_PLAYBOOK = "packages-sources"
 _CHANGING = {"env": "environment to change", "reason": "why, for the lock and the record", "yes": "do not ask"}
@@ -149,15 +150,17 @@ def _bring_to(environment: Environment, wanted: Lock, found: Mapping[str, Instal
     """Let the hosts have the packages of a lock, and the environment that lock: those that differ one after another."""
     before = lock.read(environment)
     differ = fleet.changes(found, wanted.versions)
-    if not differ and before == wanted:
+    state = site_status(environment)
+    todo = sorted({*fleet.hosts_of(differ), *maintenance.left_out(state)})
+    if not todo and before == wanted:
         console.print(f"Nothing to change: every host has the packages of {wanted.snapshot}.")
         return
     if differ:
         _show_changes(f"packages of {environment.name}", differ, {})
-    todo = fleet.hosts_of(differ)
-    if todo:
-        said = maintenance.well(environment, "before the first host", seconds=0)
-        ordered = maintenance.in_order([environment.host(name) for name in todo], said)
+    hosts = [environment.host(name) for name in todo]
+    if hosts:
+        maintenance.ready(state, hosts)
+        ordered = maintenance.in_order(hosts, state)
         question = f"Change {', '.join(host.name for host in ordered)}, one after another?"
     else:
         ordered, question = [], f"Lock the packages on {wanted.snapshot}? No host changes."
@@ -175,19 +178,22 @@ def _bring_to(environment: Environment, wanted: Lock, found: Mapping[str, Instal
                 run_playbook(environment, SOURCES_PLAYBOOK)
             try:
                 with kept.step(record, "packages"):
-                    maintenance.one_after_another(environment, ordered, maintenance.PACKAGES, held)
+                    maintenance.one_after_another(environment, ordered, state, maintenance.PACKAGES, held)
                 _prove(environment, wanted)
             except Failure as failure:
                 record.result = records.FAILED
-                back = f" Or go back: ./inv packages.revert --to={before.snapshot}" if before else ""
-                raise Failure(
-                    failure.message,
-                    f"Mend it, then: ./inv packages.apply --env={environment.name}.{back}",
-                    failure.code,
-                ) from failure
+                raise Failure(failure.message, _ways_on(environment, before, wanted), failure.code) from failure
     console.rule(f"'{environment.name}' has packages {wanted.snapshot} after {time.monotonic() - began:.0f} s")
     if environment.is_real:
         console.print(f"Now commit {lock.path_of(environment)}: it is what brings a new host to the same packages.")
+
+
+def _ways_on(environment: Environment, before: Lock | None, wanted: Lock) -> str:
+    here = f"--env={environment.name}"
+    forwards = f"Mend it, then: ./inv packages.apply {here}."
+    if before is None or before.snapshot == wanted.snapshot:
+        return f"{forwards} Or go back: ./inv packages.revert {here}, to one of those that ./inv packages.status names."
+    return f"{forwards} Or go back: ./inv packages.revert {here} --to={before.snapshot}"
 
 
 def _prove(environment: Environment, wanted: Lock) -> None:

@@ -206,6 +206,8 @@ def make_room(parent: Path, kept: int, stay: set[str]) -> None:
     complete.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in complete[kept:]:
         if folder.name not in stay:
+            # First, so that what a power cut leaves of it counts as no installation.
+            (folder / "archive.sha256").unlink()
             shutil.rmtree(folder)
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +17,7 @@ from ops.environment import Environment
 from ops.errors import Failure
 from ops.packages import lock
 from ops.packages.lock import Lock
-from ops.paths import tool
+from ops.paths import ROOT, tool
 from tests.support.commands import run
 
 PROCESSORS = "import os; print(sorted(os.sched_getaffinity(0)))"
@@ -56,3 +60,60 @@ def test_a_package_that_no_host_had_is_named_with_the_way_to_it(
     with pytest.raises(Failure) as caught:
         ansible.run_playbook(environment, "site")
     assert "./inv packages.update --env=bare --also=acl." in caught.value.hint
+
+
+LONG = """
+from pathlib import Path
+from ops import ansible, secrets
+from ops.environment import Environment
+ansible.PLAYBOOKS = Path({folder!r})
+secrets.ansible_arguments = lambda name: []
+ansible.run_playbook(Environment("bare", Path({folder!r})), "long")
+"""
+"""A process that runs a playbook, as a deployment does."""
+
+
+def started_from(folder: Path) -> dict[int, str]:
+    """The processes that run with a variable which names the folder: number -> command line."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"STARTED_FROM={folder}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # gone meanwhile, or not ours
+            continue
+    return found
+
+
+def ansible_of(folder: Path) -> list[str]:
+    """Those of them that go on to a next task. What a host is just doing comes to its end."""
+    return [command for command in started_from(folder).values() if not command.startswith("sleep")]
+
+
+def within(seconds: float, so: Callable[[], bool]) -> bool:
+    """Whether it becomes so within that time."""
+    deadline = time.monotonic() + seconds
+    while not so():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize("mitogen", ["0", "1"])
+def test_a_playbook_ends_with_the_process_that_runs_it(tmp_path: Path, mitogen: str) -> None:
+    """However that ends: the lock, which it held, is free soon, and the next one would run beside the playbook."""
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {localhost: {ansible_connection: local}}}\n")
+    long = '[{name: Begin, command: {argv: [touch, "%s/began"]}}, {name: Sleep, command: {argv: [sleep, "30"]}}]'
+    (tmp_path / "long.yml").write_text(f"- hosts: localhost\n  gather_facts: false\n  tasks: {long % tmp_path}\n")
+    marked = {**os.environ, "STARTED_FROM": str(tmp_path), ansible.MITOGEN_SWITCH: mitogen}
+    process = subprocess.Popen([sys.executable, "-c", LONG.format(folder=str(tmp_path))], cwd=ROOT, env=marked)
+    assert within(60, (tmp_path / "began").exists)
+    assert any("ansible-playbook" in command for command in started_from(tmp_path).values())
+    process.kill()
+    process.wait(10)
+    try:
+        assert within(10, lambda: not ansible_of(tmp_path)), ansible_of(tmp_path)
+    finally:
+        for number in started_from(tmp_path):
+            os.kill(number, signal.SIGKILL)

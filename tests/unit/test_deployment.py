@@ -19,7 +19,7 @@ from ops.deployment import record as records
 from ops.deployment.fleet import Releases
 from ops.deployment.machine import Machine
 from ops.deployment.record import Record, Records
-from ops.deployment.store import NotThereYet, Store
+from ops.deployment.store import NEVER_RAN, NotThereYet, Store
 from ops.environment import Environment
 from ops.errors import Exit, Failure
 from ops.paths import INVENTORIES
@@ -521,7 +521,7 @@ class TestStore:
         assert not isinstance(failed.value, NotThereYet)
 
     def test_an_environment_without_etcd_is_new_only_if_no_host_has_it(self) -> None:
-        absent = (1, "", "sudo: /usr/local/sbin/longhaul-etcdctl: command not found")
+        absent = (1, "", f"sudo: /usr/local/sbin/longhaul-etcdctl: command not found\n{NEVER_RAN}")
         with pytest.raises(NotThereYet):
             self.ask(absent, absent)
         with pytest.raises(Failure) as failed:

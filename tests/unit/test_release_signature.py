@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -267,6 +268,24 @@ def test_the_newest_stay_and_with_them_what_a_host_runs_ran_before_or_is_switche
     installer.make_room(host / "releases", KEPT, installer.in_use())
     left = {path.name for path in (host / "releases").iterdir()}
     assert left == {"switched-from", "previous", "current", "newer", "newest", "last"}
+
+
+def test_a_removal_that_was_cut_off_leaves_no_release(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts are asked for the manifest of each that is complete; half a release has none."""
+    installed(host, "old", "new")
+    remove = shutil.rmtree
+
+    def power_cut(folder: Path) -> None:
+        (folder / "manifest.json").unlink(missing_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(installer.shutil, "rmtree", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        installer.make_room(host / "releases", 1, set())
+    assert [path.parent.name for path in host.glob("releases/*/archive.sha256")] == ["new"]
+    monkeypatch.setattr(installer.shutil, "rmtree", remove)
+    installer.make_room(host / "releases", 1, set())
+    assert [path.name for path in (host / "releases").iterdir()] == ["new"]
 
 
 # --- On the control side ----------------------------------------------------------------------------------------------
