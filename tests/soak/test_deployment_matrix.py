@@ -16,7 +16,7 @@ from ops.load.run import Load
 from ops.paths import APP
 from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
 from tests.support.releases import altered, in_wheel
-from tests.support.site import Site, inv
+from tests.support.site import Poller, Site, inv
 
 STEPS = [
     "install",
@@ -32,6 +32,11 @@ RELOAD_EVERY_SECONDS = 4
 def break_web(text: str) -> str:
     """A web service that does not start."""
     return f"{text}\nraise SystemExit('this release is broken')\n"
+
+
+def failing_page(text: str) -> str:
+    """A landing page that answers with an error; the proof of a host does not look at it."""
+    return text.replace("guard.page(pages.landing)", "lambda request: 1 / 0")
 
 
 def broken_migration(_nothing: str) -> str:
@@ -59,6 +64,18 @@ def test_a_release_that_does_not_work_goes_back(
         done = inv(*DEPLOY, f"--release={version}")
     assert done.returncode == 1, done.stdout[-10000:]
     assert says in " ".join(done.stdout.split()), done.stdout[-10000:]
+    assert_on(site, before)
+
+
+def test_a_release_that_answers_users_with_errors_goes_back(site: Site, current: release.Release) -> None:
+    """Its proof is good; what the load balancers count in the seconds after it is not."""
+    before, version = site.versions()["web1"], name_of(current)
+    with altered(current, version, in_wheel("longhaul/site.py", failing_page)), Poller(site, "/") as poller:
+        done = inv(*DEPLOY, f"--release={version}")
+    assert done.returncode == 1, done.stdout[-10000:]
+    assert "requests ended in errors" in " ".join(done.stdout.split()), done.stdout[-10000:]
+    assert "switch web2" not in done.stdout
+    assert all("500" in said for _, said in poller.failures), poller.failures
     assert_on(site, before)
 
 
@@ -95,4 +112,7 @@ def test_reloads_of_the_load_balancers_disturb_no_deployment(site: Site, current
             thread.join()
     assert done.returncode == 0, done.stdout[-10000:]
     assert time.monotonic() - began > 2 * RELOAD_EVERY_SECONDS, "too quick to have met a reload"
+    # Of an upload that a web host hands over when it stops; a reload ends none.
+    handed_over = users.profile.clients * len(site.group("web"))
+    assert len(users.measure.interruptions) <= handed_over
     assert_on(site, version)
