@@ -138,6 +138,11 @@ def running(state: Path, *, port: int, settings: dict[str, str] | None = None) -
     `settings` are further environment variables. Raises Failure.
     """
     state.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0 and state.stat().st_uid != 0:
+        # PostgreSQL, which does not run as root, cannot look into another user's folder.
+        raise Failure(
+            f"{state} belongs to another user", "Run it as that user, without sudo: ./inv app.run", Exit.USAGE
+        )
     if len(os.fsencode(state / "postgresql")) > SOCKET_PATH_BYTES:
         raise Failure(f"{state} is too long a path for a Unix socket", hint="work in a directory with a shorter path")
     with ExitStack() as stack:

@@ -86,7 +86,11 @@ def know(known_hosts: Path, host: Host, expected: str) -> None:
         return
     if not expected:
         console.print(f"{host.name} ({host.address}) shows the key {_fingerprint(shown)}")
-        confirm("Is that what its console or provider shows?", yes=False)
+        confirm(
+            "Is that what its console or provider shows?",
+            yes=False,
+            unasked="Pass what its console or provider shows: --fingerprint=SHA256:...",
+        )
     text = known_hosts.read_text() if known_hosts.is_file() else ""
     known_hosts.write_text(f"{text}{host.name},{host.address} {KEY_TYPE} {shown}\n")
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import os
+import stat
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import invoke
 from rich.console import Console
 
 from ops.errors import Exit, Failure
+from ops.paths import ROOT
 
 # What has no host to speak to.
 NEVERREHEARSED = frozenset({"ops.secret_tasks", "ops.bootstrap"})
@@ -24,6 +29,8 @@ def task(
     *, name: str | None = None, outside: Callable[..., list[str]] | None = None, **options: Any
 ) -> Callable[[Callable[..., None]], invoke.Task[Any]]:
     """Declare an invoke task that shows a Failure as a message and an exit code, without a traceback.
+
+    What it makes in the checkout as root is given to the owner of the checkout.
 
     Takes the options of invoke.task. A task of an environment (`env`) has also --rehearse, which runs it within the
     environment's rehearsal; `outside` is called with its arguments before that, where registries can still be reached,
@@ -41,13 +48,14 @@ def task(
                     _rehearse(rehearsed, outside, named)
                 function(*arguments, **named)
             except Failure as failure:
-                console.print(f"[bold red]error:[/] {_plain(failure.message)}")
-                if failure.hint:
-                    console.print(f"[bold]what to do:[/] {_plain(failure.hint)}")
-                sys.exit(int(failure.code))
+                _end(failure)
+            except PermissionError as error:
+                _end(_denied(error))
             except KeyboardInterrupt:
                 console.print("interrupted")
                 sys.exit(130)
+            finally:
+                give_to_owner(ROOT)
 
         if rehearses:
             own = list(signature.parameters.values())
@@ -57,6 +65,38 @@ def task(
         return declared
 
     return declare
+
+
+def _end(failure: Failure) -> NoReturn:
+    console.print(f"[bold red]error:[/] {_plain(failure.message)}")
+    if failure.hint:
+        console.print(f"[bold]what to do:[/] {_plain(failure.hint)}")
+    sys.exit(int(failure.code))
+
+
+def _denied(error: PermissionError) -> Failure:
+    return Failure(
+        f"{error.filename or 'This'} is not for this user: {error.strerror or error}.",
+        "Run the same command as root: sudo ./inv ... (its end also gives what root has left in a checkout to the "
+        "owner of the checkout).",
+        Exit.NO_PERMISSION,
+    )
+
+
+def give_to_owner(tree: Path) -> None:
+    """Give what root has made in a tree to the owner of the tree, who works there without sudo next.
+
+    Files that have another name elsewhere stay root's: a package may share them with root's own cache.
+    """
+    owner = tree.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    for _, folders, files, place in os.fwalk(tree):
+        for name in (*folders, *files):
+            with contextlib.suppress(OSError):  # gone meanwhile, or on a file system that knows no owners
+                found = os.stat(name, dir_fd=place, follow_symlinks=False)
+                if found.st_uid == 0 and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
+                    os.chown(name, owner.st_uid, owner.st_gid, dir_fd=place, follow_symlinks=False)
 
 
 def _rehearse(environment: str, outside: Callable[..., list[str]] | None, named: dict[str, Any]) -> None:
@@ -71,15 +111,15 @@ def _rehearse(environment: str, outside: Callable[..., list[str]] | None, named:
     rehearsal.enter(environment, [*words, *more])
 
 
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is changed, unless `yes`.
+def confirm(question: str, *, yes: bool, unasked: str = "Add --yes to go ahead without asking.") -> None:
+    """Ask before something is changed, unless `yes`; `unasked` says how to answer beforehand.
 
     Raises Failure if the answer is not yes, or if there is nobody to ask.
     """
     if yes:
         return
     if not sys.stdin.isatty():
-        raise Failure(f"{question} Nobody is there to answer.", "Add --yes to go ahead without asking.", Exit.USAGE)
+        raise Failure(f"{question} Nobody is there to answer.", unasked, Exit.USAGE)
     if input(f"{question} [y/N] ").strip().lower() not in {"y", "yes"}:
         raise Failure("Nothing was changed.", code=Exit.FAILED)
 

@@ -165,6 +165,12 @@ class Environment:
         import fabric
         import paramiko
 
+        if not self.known_hosts.is_file():
+            raise Failure(
+                f"No host keys are known for the environment '{self.name}' ({self.known_hosts} is missing).",
+                f"Run for each of its hosts: ./inv host.bootstrap HOST --env={self.name}",
+                Exit.BAD_CONFIGURATION,
+            )
         target = self.host(host) if isinstance(host, str) else host
         key = target.variables.get("ansible_ssh_private_key_file")
         configuration = fabric.Config(
@@ -175,15 +181,10 @@ class Environment:
             user=target.variables.get("ansible_user", "ops"),
             port=int(target.variables.get("ansible_port", 22)),
             config=configuration,
-            connect_kwargs={"key_filename": key, "look_for_keys": key is None, "allow_agent": key is None},
+            # Without a key of the inventory's: the user's own. Fabric takes no None for "no file".
+            connect_kwargs={"key_filename": key or [], "look_for_keys": not key, "allow_agent": not key},
         )
         connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
-        if not self.known_hosts.is_file():
-            raise Failure(
-                f"No host keys are known for the environment '{self.name}' ({self.known_hosts} is missing).",
-                f"Run: ./inv host.bootstrap --env={self.name}",
-                Exit.BAD_CONFIGURATION,
-            )
         connection.client.load_host_keys(str(self.known_hosts))
         return connection
 

@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from ops.environment import VAULT_FILE
 from ops.errors import Exit, Failure
 from ops.paths import CACHE, INVENTORIES, ROLES
 from ops.secrets import SECRETS
@@ -40,9 +41,8 @@ def check(inventory: Path) -> None:
 
     Raises Failure that lists every problem as `file: key: what is wrong`.
     """
-    files = sorted(path for path in inventory.rglob("*.yml") if path.is_file())
     digest = hashlib.sha256()
-    for path in [*files, *_definition_files()]:
+    for path in [*_files(inventory), *_definition_files()]:
         digest.update(f"{path}\0".encode())
         digest.update(path.read_bytes())
     passed = CACHE / "inventories" / digest.hexdigest()
@@ -59,6 +59,12 @@ def check(inventory: Path) -> None:
     passed.touch()
 
 
+def _files(inventory: Path) -> list[Path]:
+    """All but the vault, which not everybody may read: ops/secrets.py checks its names when it is opened."""
+    found = sorted(path for path in inventory.rglob("*.yml") if path.is_file())
+    return [path for path in found if path != inventory / VAULT_FILE]
+
+
 def problems(inventory: Path) -> Iterator[str]:
     """Yield each problem of an inventory as one line: file, key, reason."""
     definitions = _load(INVENTORIES / "schema.yml")
@@ -72,7 +78,7 @@ def problems(inventory: Path) -> Iterator[str]:
     groups: dict[str, set[str]] = {}
     yield from _tree_problems(hosts_file, tree, definitions, known, groups)
     yield from _size_problems(hosts_file, definitions, groups)
-    for path in sorted(inventory.rglob("*.yml")):
+    for path in _files(inventory):
         if path == hosts_file:
             continue
         place = path.relative_to(inventory).parts
@@ -178,7 +184,7 @@ def _size_problems(path: Path, definitions: Mapping[str, Any], groups: Mapping[s
 
 def _file_problems(path: Path, known: Mapping[str, Any]) -> Iterator[str]:
     if path.read_bytes().startswith(b"$ANSIBLE_VAULT"):
-        return  # ops/secrets.py checks the names when the vault is opened
+        return
     try:
         values = _load(path)
     except Failure as failure:

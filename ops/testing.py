@@ -33,7 +33,8 @@ class Stage:
 
 
 @task(
-    name="test", help={"only": "stages to run, comma-separated: fast, app, molecule (or molecule:ROLE), system, soak"}
+    name="test",
+    help={"only": "stages to run, comma-separated: lint, fast, app, molecule (or molecule:ROLE), system, soak"},
 )
 def run_tests(_context: object, only: str = "") -> None:
     """Run the tests, quick ones first."""

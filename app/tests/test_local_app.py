@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -18,6 +19,14 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         with pytest.raises(Failure, match="--port") as refused, running(tmp_path, port=taken.getsockname()[1]):
             pass
     assert "cannot be used" in refused.value.message
+
+
+def test_root_on_what_a_user_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 12345, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(Failure, match="without sudo"), running(tmp_path, port=0):
+        pass
 
 
 def test_a_second_run(tmp_path: Path) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import inspect
+import os
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from ops import testing
-from ops.cli import confirm, task
+from ops import bootstrap, cli, testing
+from ops.cli import confirm, give_to_owner, task
+from ops.environment import Host
 from ops.errors import Exit, Failure
 from ops.paths import ROOT
+
+USER, GROUP, OTHER = 64_000, 64_001, 64_002
 
 
 def test_failure_becomes_message_and_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
@@ -26,11 +35,100 @@ def test_failure_becomes_message_and_exit_code(capfd: pytest.CaptureFixture[str]
     assert "Mend it." in shown
 
 
+def test_what_a_user_may_not_read_is_said_with_what_to_do(capfd: pytest.CaptureFixture[str]) -> None:
+    @task()
+    def nosy(_context: object) -> None:
+        """Read."""
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/somewhere/vault.yml")
+
+    with pytest.raises(SystemExit) as caught:
+        nosy.body(None)
+    assert caught.value.code == Exit.NO_PERMISSION
+    shown = capfd.readouterr().err
+    assert "/somewhere/vault.yml is not for this user: Permission denied." in shown
+    assert "sudo ./inv" in shown
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root leaves files that their users cannot change")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder of somebody who is not root."""
+    made = tmp_path / "checkout"
+    made.mkdir()
+    os.chown(made, USER, GROUP)
+    return made
+
+
+@needs_root
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_task_makes_as_root_is_given_to_the_owner_of_the_checkout(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    monkeypatch.setattr(cli, "ROOT", checkout)
+
+    @task()
+    def makes(_context: object) -> None:
+        """Make."""
+        (checkout / ".cache" / "access").mkdir(parents=True)
+        (checkout / ".cache" / "access" / "lab.crt").touch(mode=0o600)
+        if fails:
+            raise Failure("It broke.")
+
+    with pytest.raises(SystemExit) if fails else contextlib.nullcontext():
+        makes.body(None)
+    owners = {path: (path.stat().st_uid, path.stat().st_gid) for path in checkout.rglob("*")}
+    assert len(owners) == 3
+    assert set(owners.values()) == {(USER, GROUP)}
+
+
+@needs_root
+def test_nothing_else_changes_its_owner(checkout: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.touch()
+    (checkout / "link").symlink_to(outside)
+    (checkout / "shared").hardlink_to(outside)
+    other = checkout / "other"
+    other.touch()
+    os.chown(other, OTHER, OTHER)
+    give_to_owner(checkout)
+    assert outside.stat().st_uid == 0
+    assert (checkout / "link").lstat().st_uid == USER
+    assert other.stat().st_uid == OTHER
+
+
+@needs_root
+def test_the_checkout_of_root_stays_roots(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.touch()
+    os.chown(shared, 0, GROUP)
+    give_to_owner(tmp_path)
+    assert (shared.stat().st_uid, shared.stat().st_gid) == (0, GROUP)
+
+
 def test_nobody_to_ask_means_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin.isatty", lambda: False)
     with pytest.raises(Failure, match="Nobody is there"):
         confirm("Delete?", yes=False)
     confirm("Delete?", yes=True)
+
+
+def test_nobody_to_ask_about_a_host_key_names_the_option_that_there_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A key that nobody has looked at is not to be accepted by --yes."""
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False)
+    monkeypatch.setattr(bootstrap, "_shown_key", lambda _: "QUFBQQ==")
+    host = Host("web1", frozenset(), {"ansible_host": "192.0.2.21"})
+    with pytest.raises(Failure, match="Nobody is there") as caught:
+        bootstrap.know(tmp_path / "known_hosts", host, "")
+    (option,) = re.findall(r"--(\w+)", caught.value.hint)
+    assert option in inspect.signature(bootstrap.bootstrap.body).parameters
+    assert not (tmp_path / "known_hosts").exists()
+    shown = bootstrap._fingerprint("QUFBQQ==")
+    bootstrap.know(tmp_path / "known_hosts", host, shown)
+    assert "192.0.2.21" in (tmp_path / "known_hosts").read_text()
 
 
 @pytest.mark.parametrize("answer", ["", "n", "no", "yess"])
@@ -57,6 +155,11 @@ def test_unknown_stage_names_those_that_exist() -> None:
     with pytest.raises(Failure) as caught:
         testing.chosen("everything")
     assert "molecule" in caught.value.hint
+
+
+def test_help_names_every_stage() -> None:
+    for stage in (*testing.STAGES, testing.SOAK):
+        assert re.search(rf"\b{stage.name}\b", testing.run_tests.help["only"])
 
 
 def test_stages_keep_their_order() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from ops import environment, inventory_schema
-from ops.environment import Environment
+from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 from ops.paths import INVENTORIES
 
@@ -125,6 +130,22 @@ def test_schema_knows_every_group_folder(copied: Path) -> None:
     assert any("no group or host 'webb'" in line for line in inventory_schema.problems(copied))
 
 
+def test_the_vault_is_not_asked_for(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who may not read it can still ask what runs where."""
+    monkeypatch.setattr(inventory_schema, "CACHE", tmp_path / "cache")
+    vault = copied / environment.VAULT_FILE
+    vault.write_text("vault_patroni_rest_password: hunter2-hunter2\n")
+    read = Path.read_bytes
+
+    def refuse(self: Path) -> bytes:
+        if self == vault:
+            raise PermissionError(self)
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    inventory_schema.check(copied)
+
+
 def test_check_lists_all_problems_at_once(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(inventory_schema, "CACHE", tmp_path / "cache")
     inventory_schema.check(copied)
@@ -134,4 +155,80 @@ def test_check_lists_all_problems_at_once(copied: Path, monkeypatch: pytest.Monk
         inventory_schema.check(copied)
     assert "one: unknown" in caught.value.message
     assert "two: unknown" in caught.value.message
+    assert caught.value.code == Exit.BAD_CONFIGURATION
+
+
+class Everybody(paramiko.ServerInterface):
+    """Lets everybody in who has a key."""
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        return paramiko.AUTH_SUCCESSFUL
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+
+def serve(listener: socket.socket, key: paramiko.PKey) -> None:
+    """Answer one client as sshd does."""
+    connection, _ = listener.accept()
+    transport = paramiko.Transport(connection)
+    transport.add_server_key(key)
+    with contextlib.suppress(paramiko.SSHException, EOFError):  # the client has turned away
+        transport.start_server(server=Everybody())
+        transport.join(10)
+    transport.close()
+
+
+@pytest.fixture
+def shown() -> paramiko.PKey:
+    """The key that the host shows."""
+    return paramiko.RSAKey.generate(2048)
+
+
+@pytest.fixture
+def sshd(shown: paramiko.PKey, tmp_path: Path) -> Iterator[Host]:
+    """A host that answers SSH once."""
+    login = tmp_path / "id_rsa"
+    paramiko.RSAKey.generate(2048).write_private_key_file(str(login))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener, shown), daemon=True).start()
+        place = {"ansible_host": "127.0.0.1", "ansible_port": listener.getsockname()[1]}
+        yield Host("web1", frozenset(), {**place, "ansible_ssh_private_key_file": str(login)})
+
+
+def known_line(host: Host, key: paramiko.PKey) -> str:
+    return f"[{host.address}]:{host.variables['ansible_port']} {key.get_name()} {key.get_base64()}\n"
+
+
+def test_a_host_with_the_known_key_is_spoken_to(sshd: Host, shown: paramiko.PKey, tmp_path: Path) -> None:
+    (tmp_path / "known_hosts").write_text(known_line(sshd, shown))
+    with Environment("copy", tmp_path).connection(sshd) as connection:
+        connection.open()
+        assert connection.is_connected
+
+
+@pytest.mark.parametrize("known", ["none", "another"])
+def test_a_host_with_another_key_is_not_spoken_to(sshd: Host, tmp_path: Path, known: str) -> None:
+    before = known_line(sshd, paramiko.RSAKey.generate(2048)) if known == "another" else ""
+    (tmp_path / "known_hosts").write_text(before)
+    connection = Environment("copy", tmp_path).connection(sshd)
+    with pytest.raises(paramiko.SSHException, match=r"not found in known_hosts|does not match"):
+        connection.open()
+    assert not connection.is_connected
+    assert (tmp_path / "known_hosts").read_text() == before
+
+
+def test_a_host_without_a_key_in_the_inventory_is_asked_with_the_users_own(tmp_path: Path) -> None:
+    """As on real hosts."""
+    (tmp_path / "known_hosts").touch()
+    connection = Environment("copy", tmp_path).connection(Host("web1", frozenset(), {}))
+    assert connection.connect_kwargs["look_for_keys"]
+    assert connection.connect_kwargs["allow_agent"]
+    assert not connection.connect_kwargs["key_filename"]
+
+
+def test_without_known_keys_nobody_is_spoken_to(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="No host keys are known") as caught:
+        Environment("copy", tmp_path).connection(Host("web1", frozenset(), {}))
+    assert "host.bootstrap HOST --env=copy" in caught.value.hint
     assert caught.value.code == Exit.BAD_CONFIGURATION

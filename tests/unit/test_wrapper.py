@@ -49,6 +49,12 @@ class Sandbox:
         path.write_text(PYTHON.format(version=version, log=self.log, pip=pip))
         path.chmod(0o755)
 
+    def uv(self, body: str) -> None:
+        """Put a stand-in uv on PATH."""
+        path = self.bin / "uv"
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+        path.chmod(0o755)
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the wrapper as a user would."""
         return subprocess.run(
@@ -84,6 +90,39 @@ def test_too_old_python_is_passed_over_for_one_of_pyenv(sandbox: Sandbox) -> Non
     answer = sandbox.run()
     assert answer.returncode == 0, answer.stderr
     assert "Python 3.13.0" in answer.stderr
+
+
+def test_uv_brings_a_python_where_there_is_none(sandbox: Sandbox) -> None:
+    brought = sandbox.home / "uv" / "bin" / "python3.13"
+    sandbox.python(brought.with_name("not-yet"), "3.13.7")
+    sandbox.uv(f"""
+        case "$*" in
+            "python install --quiet 3.13") cp {brought.with_name("not-yet")} {brought} ;;
+            "python find 3.13") echo {brought} ;;
+        esac""")
+    answer = sandbox.run("--list")
+    assert answer.returncode == 0, answer.stderr
+    assert "Python 3.13.7" in answer.stderr
+    assert "--list" in answer.stdout
+
+
+def test_uv_that_cannot_bring_a_python_is_no_python(sandbox: Sandbox) -> None:
+    sandbox.uv("exit 1")
+    answer = sandbox.run("--list")
+    assert answer.returncode == 69
+    assert "Python 3.12 or newer" in answer.stderr
+
+
+def test_an_environment_whose_python_cannot_be_run_is_made_anew(sandbox: Sandbox) -> None:
+    """As when root has made it, with a Python from root's home."""
+    sandbox.python(sandbox.bin / "python3.13", "3.13")
+    sandbox.run()
+    (sandbox.root / ".venv" / "bin" / "python").unlink()
+    answer = sandbox.run("--list")
+    assert answer.returncode == 0, answer.stderr
+    assert "--list" in answer.stdout
+    assert os.access(sandbox.root / ".venv" / "bin" / "python", os.X_OK)
+    assert len(sandbox.log.read_text().splitlines()) == 2
 
 
 def test_no_python_says_what_to_install(sandbox: Sandbox) -> None:
