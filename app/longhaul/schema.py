@@ -3,7 +3,8 @@
 Revisions live in `migrations/versions`; each declares `phase`. A deployment applies the expanding ones before the new
 code starts: releases that do not know them go on working. A contracting one takes away what older releases need, so it
 also declares `needs_head`: the revision that a release must ship to live without. It is applied only when asked for,
-and only when every release that hosts keep for a rollback ships that.
+and only when every release that hosts keep for a rollback ships that. Revisions are applied in order, so a release with
+an expanding one behind a contracting one has to wait until the latter was applied.
 
 The database keeps what was applied (`schema_revisions`), so that a release can judge a database that is ahead of it.
 """
@@ -98,10 +99,10 @@ def revisions() -> list[Revision]:
 
 
 def migrate(settings: Settings, phase: Phase = "expand", kept_heads: Sequence[str] = ()) -> list[str]:
-    """Apply what is missing, up to the last revision of `phase` that can be reached, and return the revisions applied.
+    """Apply what is missing, up to the last revision of `phase`, and return the revisions applied.
 
-    With "expand", stops before the first contracting revision. With "contract", `kept_heads` are the newest revisions
-    of all releases that hosts keep. Raises MigrationError; the revision that failed has changed nothing then.
+    With "contract" that is all, and `kept_heads` are the newest revisions of all releases that hosts keep. Raises
+    MigrationError; the revision that failed has changed nothing then.
     """
     with _connection(settings) as connection:
         # Two hosts that deploy at once take turns.
@@ -109,14 +110,12 @@ def migrate(settings: Settings, phase: Phase = "expand", kept_heads: Sequence[st
         connection.commit()
         plan = _plan(connection)
         _keep_what_was_applied(connection, settings.release, plan)
-        wanted: list[Revision] = []
-        for revision in plan.pending:
-            if revision.phase == "contract":
-                if phase == "expand":
-                    log.info("contracting revision left for later", extra={"revision": revision.revision})
-                    break
+        wanted = _expansion(plan) if phase == "expand" else plan.pending
+        for revision in wanted:
+            if phase == "contract" and revision.phase == "contract":
                 _refuse_while_needed(revision, kept_heads)
-            wanted.append(revision)
+        for revision in plan.pending[len(wanted) :]:
+            log.info("contracting revision left for later", extra={"revision": revision.revision})
         for revision in wanted:
             _patiently(partial(_apply, connection, settings.release, revision), connection, revision)
             log.info("revision applied", extra={"revision": revision.revision, "phase": revision.phase})
@@ -126,7 +125,9 @@ def migrate(settings: Settings, phase: Phase = "expand", kept_heads: Sequence[st
 def plan(settings: Settings) -> Plan:
     """What `migrate` would find; changes nothing. Raises MigrationError if this release cannot use the database."""
     with _connection(settings) as connection:
-        return _plan(connection)
+        found = _plan(connection)
+    _expansion(found)
+    return found
 
 
 def phase_of(script: Script) -> Phase:
@@ -183,6 +184,24 @@ def _refuse_a_shape_without_what_is_needed(
                 f"revision {row.revision} took away from the database what this release needs; releases from revision "
                 f"{row.needs_head} on do without: choose one of those"
             )
+
+
+def _expansion(found: Plan) -> list[Revision]:
+    """The revisions that a deployment applies: up to the last expanding one, because the release needs them all.
+
+    Raises MigrationError if a contracting one stands among them, unless the database is empty: then no other release
+    uses it.
+    """
+    last = max((number for number, revision in enumerate(found.pending, 1) if revision.phase == "expand"), default=0)
+    wanted = found.pending[:last]
+    for revision in wanted:
+        if revision.phase == "contract" and found.current:
+            raise MigrationError(
+                f"revision {wanted[-1].revision}, which this release needs, stands behind revision "
+                f"{revision.revision}, which contracts and is not applied by a deployment: apply that first "
+                "(./inv database.contract) once no kept release needs the old shape, or deploy a release without it"
+            )
+    return wanted
 
 
 def _refuse_while_needed(revision: Revision, kept_heads: Sequence[str]) -> None:

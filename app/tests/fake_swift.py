@@ -1,7 +1,9 @@
 """The part of OpenStack Swift's behaviour that the store relies on, in this process, with faults on demand.
 
 Semantics as in the documentation and as measured on a real cluster: 201 after the whole body, nothing after a body cut
-short, 422 for a wrong ETag, 412 for `If-None-Match: *` on an existing object, tokens that end, listings by name.
+short, 422 for a wrong ETag, tokens that end, listings by name. 201 means copies on a quorum of the storage hosts, but
+any one copy is enough for HEAD, GET and listings, and for `If-None-Match: *` to be refused with 412. Nothing is
+replicated later.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from enum import Enum
 from aiohttp import web
 
 USER, KEY = "files:app", "fake-key"
+HOSTS, QUORUM = 3, 2
 
 
 class Fault(Enum):
@@ -23,6 +26,7 @@ class Fault(Enum):
 
     UNAVAILABLE = "answers 503 before it takes the body"
     UNAVAILABLE_LATE = "answers 503 after the body"
+    ONE_COPY = "answers 503 when one storage host has the object and the others do not answer"
     CUT_BODY = "closes the connection when the first of the body has come"
     LOSE_ANSWER = "stores the object, then closes the connection"
     FORGET_TOKENS = "its memcached was restarted"
@@ -36,6 +40,7 @@ _FITS = {
     "PUT": {
         Fault.UNAVAILABLE,
         Fault.UNAVAILABLE_LATE,
+        Fault.ONE_COPY,
         Fault.CUT_BODY,
         Fault.LOSE_ANSWER,
         Fault.FORGET_TOKENS,
@@ -49,15 +54,38 @@ _FITS = {
 
 @dataclass
 class Cluster:
-    """What all proxies share: objects, tokens, and the faults that are due."""
+    """What all proxies share: storage hosts, tokens, and the faults that are due."""
 
-    objects: dict[str, bytes] = field(default_factory=dict)
+    hosts: list[dict[str, bytes]] = field(default_factory=lambda: [{} for _ in range(HOSTS)])
+    """The objects of each storage host. The first one gets a copy of all."""
     containers: set[str] = field(default_factory=set)
     tokens: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
     chunked: int = 0
+
+    def objects(self) -> dict[str, bytes]:
+        """What can be seen: any copy is enough."""
+        return {name: data for host in self.hosts for name, data in host.items()}
+
+    def find(self, name: str) -> bytes | None:
+        """The object as a proxy finds it, or None."""
+        return next((host[name] for host in self.hosts if name in host), None)
+
+    def durable(self, name: str) -> bytes | None:
+        """The object as it is found after the loss of the host that loses the most; None if there is no other copy."""
+        return next((host[name] for host in self.hosts[1:] if name in host), None)
+
+    def put(self, name: str, data: bytes, copies: int) -> None:
+        """Store it on so many hosts."""
+        for host in self.hosts[:copies]:
+            host[name] = data
+
+    def delete(self, name: str) -> bool:
+        """Remove all copies; False if there were none."""
+        copies = [host.pop(name, None) for host in self.hosts]
+        return any(copy is not None for copy in copies)
 
     def fault(self, method: str) -> Fault | None:
         """Take the first fault that fits."""
@@ -125,9 +153,10 @@ class FakeSwift:
         if request.method == "HEAD":
             return web.Response(status=204)
         prefix, marker = f"{container}/{request.query['prefix']}", f"{container}/{request.query['marker']}"
-        names = sorted(name for name in self.cluster.objects if name.startswith(prefix) and name > marker)
+        objects = self.cluster.objects()
+        names = sorted(name for name in objects if name.startswith(prefix) and name > marker)
         rows = [
-            {"name": name.removeprefix(f"{container}/"), "bytes": len(self.cluster.objects[name])}
+            {"name": name.removeprefix(f"{container}/"), "bytes": len(objects[name])}
             for name in names[: int(request.query["limit"])]
         ]
         return web.json_response(rows)
@@ -153,7 +182,7 @@ class FakeSwift:
             status = 401
         elif request.match_info["container"] not in self.cluster.containers:
             status = 404
-        elif "If-None-Match" in request.headers and self._name(request) in self.cluster.objects:
+        elif "If-None-Match" in request.headers and self.cluster.find(self._name(request)) is not None:
             status = 412
         if status is None:
             return None
@@ -171,11 +200,11 @@ class FakeSwift:
         if request.method == "PUT":
             response = await self._put(request, name, fault)
         elif request.method == "DELETE":
-            response = web.Response(status=404 if self.cluster.objects.pop(name, None) is None else 204)
-        elif name not in self.cluster.objects:
+            response = web.Response(status=204 if self.cluster.delete(name) else 404)
+        elif (data := self.cluster.find(name)) is None:
             response = web.Response(status=404)
         else:
-            return await self._get(request, self.cluster.objects[name], fault)
+            return await self._get(request, data, fault)
         self.cluster.statuses[response.status] += 1
         return response
 
@@ -195,7 +224,9 @@ class FakeSwift:
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
         if request.headers.get("ETag", etag) != etag:
             return web.Response(status=422)
-        self.cluster.objects[name] = bytes(body)
+        self.cluster.put(name, bytes(body), 1 if fault is Fault.ONE_COPY else QUORUM)
+        if fault is Fault.ONE_COPY:
+            return web.Response(status=503)
         if fault is Fault.LOSE_ANSWER:
             _cut(request)
         return web.Response(status=201, headers={"ETag": etag})

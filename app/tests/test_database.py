@@ -195,6 +195,20 @@ class TestUnreplicated:
 
         asyncio.run(test())
 
+    def test_nothing_is_deleted_on_the_strength_of_it(self, postgresql: ThrowawayPostgresql, uploads: Uploads) -> None:
+        async def test() -> None:
+            upload = await uploads.create(owner="tester", size=10)
+            await asyncio.to_thread(self.replica, postgresql, here=False)
+            await asyncio.sleep(0.3)
+            asking = asyncio.create_task(uploads.referenced(upload.id, []))
+            await asyncio.sleep(0.5)
+            assert not asking.done(), "the epoch that it sees is not known to survive"
+            await asyncio.to_thread(self.replica, postgresql, here=True)
+            assert await asking == (upload.epoch, set())
+            await uploads.database.close()
+
+        asyncio.run(test())
+
     def test_the_warning_makes_the_outcome_unknown(self, postgresql: ThrowawayPostgresql, uploads: Uploads) -> None:
         async def test() -> None:
             upload = await uploads.create(owner="tester", size=10)

@@ -90,6 +90,20 @@ def test_abandoned_uploads_expire_and_finished_ones_do_not(conninfo: str, store_
     on_store(conninfo, store_root, test)
 
 
+def test_a_sweep_shows_no_upload_as_changed(conninfo: str, store_root: Path) -> None:
+    """Else an abandoned upload would look alive, and every open page would be told of every upload."""
+
+    async def test(uploads: Uploads, store: DirectoryStore) -> None:
+        upload = await uploads.create(owner="tester", size=100)
+        await uploads.commit_piece(await stored(uploads, store, upload, b"counted"))
+        await stored(uploads, store, upload, b"present")
+        before = await uploads.get(upload.id)
+        await sweep(uploads, store, keep_days=0)
+        assert await uploads.get(upload.id) == before
+
+    on_store(conninfo, store_root, test)
+
+
 def test_objects_of_an_unknown_upload_are_kept(conninfo: str, store_root: Path) -> None:
     """As after a restore to a time before the upload was created: nobody can say what they are."""
 

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from longhaul.database import DatabaseUnavailable
 from longhaul.processing import job as job_module
 from longhaul.processing.attempts import INTERRUPTIONS, Attempt, Attempts, Result, result_object
 from longhaul.processing.job import Interrupted, JobServices, NotNow, process
@@ -99,6 +100,10 @@ class Programmed:
         if asyncio.iscoroutine(outcome):
             outcome = await outcome
         return outcome if isinstance(outcome, Outcome) else Outcome(exit_code=0)
+
+
+def fail_with(error: Exception) -> None:
+    raise error
 
 
 def write(job: ProcessorJob, **files: str) -> None:
@@ -377,6 +382,60 @@ async def test_waiting_for_a_store_does_not_count_against_the_job(conninfo: str,
         assert await here.state(upload.id) is State.QUEUED
 
 
+@pytest.mark.parametrize(
+    ("lost", "run"),
+    [
+        ("begin", None),
+        ("publish", None),
+        ("fail", lambda _: Outcome(exit_code=1)),
+        ("fail", lambda _: 1 / 0),
+        ("give_back", lambda _: fail_with(ProcessorError("no socket"))),
+    ],
+    ids=["begin", "publish", "fail", "fail after a mistake", "give back"],
+)
+@asynchronous
+async def test_a_job_that_cannot_record_its_verdict_runs_again(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, run: Callable[[ProcessorJob], Any] | None
+) -> None:
+    """The database stays away for longer than the worker's patience, then comes back."""
+
+    async def away(*_: object, **__: object) -> None:
+        raise DatabaseUnavailable("gone for ten minutes")
+
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        jobs = here.with_runner(run or (lambda _: None))
+        with monkeypatch.context() as patch:
+            patch.setattr(here.attempts, lost, away)
+            with pytest.raises(NotNow):
+                await process(jobs, upload.id, JOB, None)
+        await process(here.jobs, upload.id, JOB, None)
+        assert await here.state(upload.id) is State.DONE
+
+
+@asynchronous
+async def test_a_worker_that_stops_without_a_database_still_stops(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        monkeypatch.setattr(here.attempts, "give_back", away)
+        begun = asyncio.Event()
+
+        async def run(_: ProcessorJob) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        working = asyncio.create_task(process(here.with_runner(run), upload.id, JOB, None))
+        await begun.wait()
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+
 @asynchronous
 async def test_a_worker_that_stops_hands_its_upload_back(conninfo: str, tmp_path: Path) -> None:
     async with world(conninfo, tmp_path) as here:
@@ -496,6 +555,39 @@ async def test_upkeep_removes_what_nobody_can_see(conninfo: str, tmp_path: Path)
         deleted = await sweep_results(here.services.database, here.attempts, here.services.store, keep_days=30)
         assert deleted == 1
         assert await here.objects() == visible | {current, unknown}
+
+
+@pytest.mark.parametrize("notices", ["when it publishes", "never"])
+@asynchronous
+async def test_results_of_a_run_whose_upload_was_deleted_meanwhile_are_removed(
+    conninfo: str, tmp_path: Path, notices: str
+) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        stored = asyncio.Event()
+        may_publish = asyncio.Event()
+
+        class Paused(Attempts):
+            async def publish(self, *arguments: Any, **named: Any) -> bool:
+                stored.set()
+                await may_publish.wait()
+                return await super().publish(*arguments, **named)
+
+        attempts = Paused(here.services.database, worker="test", patience=1.0)
+        jobs = replace(here.with_runner(lambda job: write(job, result="unwanted")), attempts=attempts)
+        working = asyncio.create_task(process(jobs, upload.id, JOB, None))
+        await stored.wait()
+        assert len(await here.objects()) == 1
+        await here.services.uploads.terminate(upload.id)
+        if notices == "never":
+            working.cancel()
+            await asyncio.wait({working})
+        else:
+            may_publish.set()
+            await working
+        assert await sweep_results(here.services.database, here.attempts, here.services.store, keep_days=30) == 1
+        assert await here.objects() == set()
+        assert here.rows("select state from attempts where upload_id = %s", upload.id) == [("superseded",)]
 
 
 @asynchronous

@@ -33,7 +33,7 @@ from longhaul.uploads.epochs import Call
 from longhaul.uploads.model import Piece, Upload, parse_piece_name
 from longhaul.uploads.receiving import Receiver, Result
 from tests.conftest import SOAK, NewDatabase
-from tests.fake_swift import KEY, USER, FakeSwift
+from tests.fake_swift import KEY, USER, FakeSwift, Fault
 from tests.world import Client, Ground, Kind, Outcome, Told, World
 
 pytestmark = pytest.mark.usefixtures("small_and_immediate")
@@ -50,7 +50,7 @@ ACTIONS = (
     + ["full"] * 4
     + ["end", "collect", "head"] * 3
     + ["cut", "fail"] * 2
-    + ["ask", "poll", "terminate", "hand over", "crash"]
+    + ["ask", "poll", "terminate", "hand over", "crash", "one copy"]
 )
 """What may happen next, as often as it stands here."""
 EVENTS = {
@@ -110,7 +110,13 @@ async def swift_ground(conninfo: str) -> AsyncIterator[Ground]:
     """The Swift client with two proxies of the fake."""
     async with FakeSwift() as swift:
         store = SwiftStore(swift.urls, user=USER, key=KEY, container="longhaul", patience=0)
-        ground = Ground(conninfo, store, lambda name: swift.cluster.objects.get(f"longhaul/{name}"))
+        ground = Ground(
+            conninfo,
+            store,
+            # What counts must outlive the loss of a storage host at any time.
+            peek=lambda name: swift.cluster.durable(f"longhaul/{name}"),
+            faults=swift.cluster.faults,
+        )
         try:
             yield ground
         finally:
@@ -220,6 +226,8 @@ class Machine(RuleBasedStateMachine):
                 self.request(number, self.world.terminate(server, told), at_once=False)
             case "crash":
                 self.world.crash(server)
+            case "one copy":
+                self.ground.faults.append(Fault.ONE_COPY)
 
     def request(self, server: int, work: Coroutine[Any, Any, None], *, at_once: bool) -> None:
         """A request arrives; `at_once`: and overtakes all that are under way."""
@@ -273,6 +281,7 @@ class Machine(RuleBasedStateMachine):
             self.world.check()
 
     def teardown(self) -> None:
+        self.ground.faults.clear()
         try:
             if hasattr(self, "world"):
                 self.runner.run(self.world.drain())
@@ -467,7 +476,7 @@ async def collects_whatever_is_unknown(
     uploads: Uploads, store: Store, upload_id: str, entries: list[Entry]
 ) -> list[Entry]:
     """Deletes what has no row, without asking for its epoch: it may be about to get one."""
-    known = await uploads.referenced(upload_id)
+    known = await uploads.referenced(upload_id, [parse_piece_name(entry.name)[2] for entry in entries])
     assert known is not None
     garbage = [entry for entry in entries if parse_piece_name(entry.name)[2] not in known[1]]
     for entry in garbage:
@@ -477,7 +486,7 @@ async def collects_whatever_is_unknown(
 
 async def collects_what_is_old(uploads: Uploads, store: Store, upload_id: str, entries: list[Entry]) -> list[Entry]:
     """Deletes what was received under an old epoch, counted or not."""
-    known = await uploads.referenced(upload_id)
+    known = await uploads.referenced(upload_id, [parse_piece_name(entry.name)[2] for entry in entries])
     assert known is not None
     garbage = [entry for entry in entries if parse_piece_name(entry.name)[1] < known[0]]
     for entry in garbage:

@@ -126,6 +126,34 @@ class TestPhases:
         sql(database, WRITES["r4"])
         assert sql(database, READS["r3"]) == [("by 2",), ("by 3",), ("by 4",)]
 
+    def test_what_a_release_needs_is_not_left_out_behind_a_contracting_revision(
+        self, database: Settings, choose: Choose
+    ) -> None:
+        choose("r2")
+        schema.migrate(database)
+        choose("", r5=("expand", "", "alter table files add column size int"))
+        refused = r"revision r5, which this release needs, stands behind revision r4, .*inv database.contract"
+        for ask in (schema.plan, schema.migrate):
+            with pytest.raises(MigrationError, match=refused):
+                ask(database)
+        assert sql(database, "select version_num from alembic_version") == [("r2",)]
+        # A release that ends with the contracting revision is deployed, and that revision applied when it may be.
+        choose("r4")
+        assert schema.migrate(database) == ["r3"]
+        choose("", r5=("expand", "", "alter table files add column size int"))
+        with pytest.raises(MigrationError, match=refused):
+            schema.migrate(database)
+        choose("r4")
+        assert schema.migrate(database, "contract", ["r3", "r4"]) == ["r4"]
+        choose("", r5=("expand", "", "alter table files add column size int"))
+        schema.plan(database)
+        assert schema.migrate(database) == ["r5"]
+
+    def test_an_empty_database_gets_all_that_a_release_needs(self, database: Settings, choose: Choose) -> None:
+        choose("", r5=("expand", "", "alter table files add column size int"), r6=("contract", "r5", "select 1"))
+        assert schema.migrate(database) == ["r1", "r2", "r3", "r4", "r5"]
+        assert [revision.revision for revision in schema.plan(database).pending] == ["r6"]
+
     def test_a_release_that_needs_what_was_taken_away_is_refused(self, database: Settings, choose: Choose) -> None:
         choose("r4")
         schema.migrate(database)

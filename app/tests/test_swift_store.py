@@ -13,7 +13,7 @@ from longhaul.settings import MIB
 from longhaul.stores.content import Digests, read_verified
 from longhaul.stores.interface import Corrupt, ObjectMissing, StoreError
 from longhaul.stores.swift import SwiftStore
-from tests.fake_swift import KEY, USER, FakeSwift, Fault
+from tests.fake_swift import HOSTS, KEY, USER, FakeSwift, Fault
 
 SMALL = os.urandom(100_000)
 LARGE = os.urandom(5 * MIB + 17)
@@ -56,7 +56,7 @@ async def read(store: SwiftStore, name: str, data: bytes, start: int = 0, length
 
 
 def stored(swift: FakeSwift, name: str) -> bytes | None:
-    return swift.cluster.objects.get(f"longhaul/{name}")
+    return swift.cluster.find(f"longhaul/{name}")
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["whole", "streamed"])
@@ -75,6 +75,7 @@ def test_what_was_written_can_be_read(data: bytes) -> None:
     [
         Fault.UNAVAILABLE,
         Fault.UNAVAILABLE_LATE,
+        Fault.ONE_COPY,
         Fault.CUT_BODY,
         Fault.LOSE_ANSWER,
         Fault.FORGET_TOKENS,
@@ -88,8 +89,21 @@ def test_a_small_piece_is_sent_again(fault: Fault) -> None:
         await put(store, "a", SMALL)
         assert stored(swift, "a") == SMALL
         assert not swift.cluster.faults, "the fault was met"
+        swift.cluster.hosts[0].clear()
+        assert await read(store, "a", SMALL) == SMALL, "what was stored outlives the loss of any one host"
 
     on_swift(test)
+
+
+def test_a_piece_that_never_gets_its_quorum_is_an_error() -> None:
+    async def test(swift: FakeSwift, store: SwiftStore) -> None:
+        await put(store, "before", b"x")
+        swift.cluster.faults += [Fault.ONE_COPY] * 100
+        with pytest.raises(StoreError, match="storing a"):
+            await put(store, "a", SMALL)
+        assert stored(swift, "a") == SMALL, "it can be seen, and does not count"
+
+    on_swift(test, patience=0.5)
 
 
 @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.FORGET_TOKENS])
@@ -103,7 +117,9 @@ def test_a_stream_is_begun_again_before_its_first_byte(fault: Fault) -> None:
     on_swift(test)
 
 
-@pytest.mark.parametrize("fault", [Fault.UNAVAILABLE_LATE, Fault.CUT_BODY, Fault.LOSE_ANSWER, Fault.WRONG_ETAG])
+@pytest.mark.parametrize(
+    "fault", [Fault.UNAVAILABLE_LATE, Fault.ONE_COPY, Fault.CUT_BODY, Fault.LOSE_ANSWER, Fault.WRONG_ETAG]
+)
 def test_a_broken_stream_is_an_error(fault: Fault) -> None:
     async def test(swift: FakeSwift, store: SwiftStore) -> None:
         swift.cluster.faults.append(fault)
@@ -133,7 +149,7 @@ def test_a_dead_proxy_is_passed_over() -> None:
             await put(store, f"small{number}", SMALL)
             await put(store, f"large{number}", LARGE)
             assert await read(store, f"large{number}", LARGE) == LARGE
-        assert {len(data) for data in swift.cluster.objects.values()} == {1, len(SMALL), len(LARGE)}
+        assert {len(data) for data in swift.cluster.objects().values()} == {1, len(SMALL), len(LARGE)}
 
     on_swift(test)
 
@@ -173,7 +189,7 @@ def test_reading_goes_on_at_another_copy(fault: Fault) -> None:
 def test_damage_of_all_copies_is_never_delivered() -> None:
     async def test(swift: FakeSwift, store: SwiftStore) -> None:
         await put(store, "a", LARGE)
-        swift.cluster.objects["longhaul/a"] = LARGE[:2_000_000] + b"!" + LARGE[2_000_001:]
+        swift.cluster.put("longhaul/a", LARGE[:2_000_000] + b"!" + LARGE[2_000_001:], HOSTS)
         assert await read(store, "a", LARGE, 0, MIB) == LARGE[:MIB], "the undamaged part can be had"
         with pytest.raises(Corrupt):
             await read(store, "a", LARGE)

@@ -30,6 +30,7 @@ from longhaul.uploads.core import Uploads
 from longhaul.uploads.epochs import Receivers
 from longhaul.uploads.model import Upload, UploadError
 from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Receiver
+from tests.fake_swift import Fault
 
 TRIES = 2
 """How often a transaction is tried while the test refuses it: time does not pass in these worlds."""
@@ -248,6 +249,8 @@ class Ground:
     store: Store
     peek: Callable[[str], bytes | None]
     """Content of an object, or None; not through the store that is tested."""
+    faults: list[Fault] = field(default_factory=list)
+    """What the store's servers are about to do wrong, if it has servers."""
     idle: list[Connection] = field(default_factory=list)
     opened: set[Connection] = field(default_factory=set)
 

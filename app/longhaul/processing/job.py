@@ -112,6 +112,15 @@ async def process(services: JobServices, upload_id: str, job_id: int, request_id
 
     Raises NotNow if there is none and the job should run again. If it is cancelled, the upload is queued again first.
     """
+    try:
+        await _process(services, upload_id, job_id, request_id)
+    except DatabaseUnavailable as error:
+        # Nothing can be recorded either; the next attempt supersedes this one.
+        raise NotNow(str(error)) from error
+
+
+async def _process(services: JobServices, upload_id: str, job_id: int, request_id: str | None) -> None:
+    """See `process`. Raises DatabaseUnavailable too, wherever the database stays away."""
     attempt = await services.attempts.begin(upload_id, job_id)
     if attempt is None:
         log.info("nothing to process: the upload is finished, deleted or was interrupted too often")
@@ -127,15 +136,15 @@ async def process(services: JobServices, upload_id: str, job_id: int, request_id
             await services.attempts.fail(attempt, str(failure))
         except asyncio.CancelledError:
             log.info("attempt handed back: the worker stops")
-            await services.attempts.give_back(attempt, None)
+            with contextlib.suppress(DatabaseUnavailable):
+                await services.attempts.give_back(attempt, None)
             raise
         except NotNow as reason:
             log.warning("attempt put off", extra={"error": str(reason)})
             await services.attempts.give_back(attempt, None if isinstance(reason, Interrupted) else str(reason))
             raise
-        except DatabaseUnavailable as error:
-            # Nothing can be recorded either; the next attempt supersedes this one.
-            raise NotNow(str(error)) from error
+        except DatabaseUnavailable:
+            raise
         except Exception:
             log.exception("a mistake of the program ended the attempt")
             await services.attempts.fail(attempt, "The processing broke because of a mistake in the program.")

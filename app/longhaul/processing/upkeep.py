@@ -25,6 +25,7 @@ async def sweep_results(database: Database, attempts: Attempts, store: Store, *,
     them until then. An object of an attempt that is not known is left alone and logged. Raises StoreError,
     DatabaseUnavailable.
     """
+    await _end_attempts_of_gone(database)
     await _forget_gone(database, timedelta(days=keep_days))
     deleted = 0
     async for names in _batches(store):
@@ -60,6 +61,19 @@ async def _recorded(database: Database, results: list[uuid.UUID]) -> set[uuid.UU
         return {row["id"] for row in await cursor.fetchall()}
 
     return await database.transaction(work)
+
+
+async def _end_attempts_of_gone(database: Database) -> None:
+    """End the attempts on uploads that were deleted or expired meanwhile: nothing else does, and none can publish."""
+
+    async def work(connection: Connection) -> None:
+        await connection.execute(
+            "update attempts set state = 'superseded', finished_at = now() from uploads"
+            " where uploads.id = attempts.upload_id and attempts.state = 'running'"
+            " and uploads.state in ('terminated', 'expired')"
+        )
+
+    await database.retrying(work, seconds=60.0)
 
 
 async def _forget_gone(database: Database, keep: timedelta) -> None:

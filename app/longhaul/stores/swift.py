@@ -1,9 +1,12 @@
 """OpenStack Swift through several proxies, with tempauth.
 
 What Swift promises and this relies on: 201 means fsynced on a quorum of replicas; a body cut short leaves nothing; an
-ETag that does not match gives 422 and leaves nothing; `If-None-Match: *` makes a repeated PUT harmless.
+ETag that does not match gives 422 and leaves nothing. No other answer proves a quorum: an object that can be seen may
+have a single copy, left by a PUT that got 503, and one is enough for `If-None-Match: *` to be refused with 412 and for
+HEAD to be answered.
 
-A piece of one batch is sent whole, with its MD5, and may be sent again through another proxy. A larger one is streamed:
+A piece of one batch is sent whole, with its MD5, and may be sent again through another proxy, over what an earlier try
+has left: the same bytes, because nobody else writes under this name. A larger one is streamed:
 `Expect: 100-continue` finds a proxy that can take it before the first byte leaves; from then on a failure ends the
 piece, because what was sent is no longer in memory.
 """
@@ -272,11 +275,9 @@ class SwiftSink:
             await self._store.attempt(f"storing {self._name}", self._put_whole)
             return
         status, etag = await self._stream.finish()
-        if status == 412:
-            await self._store.attempt(f"checking {self._name}", self._compare)
-        elif status != 201:
+        if status != 201:
             raise StoreError(f"storing {self._name}: status {status}")
-        elif etag != self._md5.hexdigest():
+        if etag != self._md5.hexdigest():
             raise StoreError(f"storing {self._name}: {etag} was stored instead of {self._md5.hexdigest()}")
 
     async def abort(self) -> None:
@@ -286,17 +287,21 @@ class SwiftSink:
             await self._stream.abort()
 
     async def _put_whole(self, target: _Target) -> None:
-        headers = target.headers | {"If-None-Match": "*", "ETag": self._md5.hexdigest()}
-        async with self._store.session.put(
-            target.object(self._name), data=self._first, headers=headers | _BINARY
-        ) as response:
-            if response.status == 412:
-                # An earlier try was stored, and its answer was lost.
-                await self._compare(target)
-            elif response.status != 201:
-                await _refuse(response, self._name)
+        status = await self._put(target, {"If-None-Match": "*"})
+        if status == 412:
+            # An earlier try has left at least one copy. Whether there are enough, only a PUT of its own can tell.
+            await self._compare(target)
+            status = await self._put(target, {})
+        if status != 201:
+            _judge(status, self._name)
+
+    async def _put(self, target: _Target, condition: dict[str, str]) -> int:
+        headers = target.headers | condition | {"ETag": self._md5.hexdigest()} | _BINARY
+        async with self._store.session.put(target.object(self._name), data=self._first, headers=headers) as response:
+            return response.status
 
     async def _compare(self, target: _Target) -> None:
+        """Raise StoreError if other bytes have this name."""
         async with self._store.session.head(target.object(self._name), headers=target.headers) as response:
             if response.status != 200:
                 await _refuse(response, self._name)

@@ -274,18 +274,19 @@ class Uploads:
 
         return await self.database.transaction(work)
 
-    async def referenced(self, upload_id: str) -> tuple[int, set[uuid.UUID]] | None:
-        """Epoch of an upload and ids of all its recorded pieces, live or retired; None if there is no such row.
+    async def referenced(self, upload_id: str, pieces: Collection[uuid.UUID]) -> tuple[int, set[uuid.UUID]] | None:
+        """Epoch of an upload and those of `pieces` that are recorded, live or retired; None if there is no such row.
 
-        Written and committed like an offset that is told: a piece is deleted on the strength of this epoch, so this
-        epoch must survive the loss of the primary.
+        Committed like an offset that is told: a piece is deleted on the strength of this epoch, so this epoch must
+        survive the loss of the primary. The lock is the write that makes the commit wait for the replicas; an update
+        would show the upload as changed.
         """
 
         async def work(connection: Connection) -> tuple[int, set[uuid.UUID]] | None:
-            upload = await _one(connection, "update uploads set server = server where id = %s returning *", upload_id)
+            upload = await _one(connection, "select * from uploads where id = %s for no key update", upload_id)
             if upload is None:
                 return None
-            cursor = await connection.execute("select id from pieces where upload_id = %s", (upload_id,))
+            cursor = await connection.execute("select id from pieces where id = any(%s)", (list(pieces),))
             return upload.epoch, {row["id"] for row in await cursor.fetchall()}
 
         return await self.database.retrying(work, seconds=self.patience)

@@ -54,7 +54,8 @@ async def collect(uploads: Uploads, store: Store, upload_id: str, entries: list[
     The listing was taken before the epoch is read here. An object listed with an epoch that is over by then, and not
     recorded by then, can be recorded never more.
     """
-    known = await uploads.referenced(upload_id)
+    parsed = [(entry, *parse_piece_name(entry.name)[1:]) for entry in entries]
+    known = await uploads.referenced(upload_id, [piece_id for _, _, piece_id in parsed])
     if known is None:
         # Without its row nobody can say which epoch is over. Creation commits before anything is stored, so this is a
         # store that belongs to another database, or a database restored to before the upload.
@@ -62,8 +63,7 @@ async def collect(uploads: Uploads, store: Store, upload_id: str, entries: list[
         return []
     epoch, referenced = known
     garbage = []
-    for entry in entries:
-        _, piece_epoch, piece_id = parse_piece_name(entry.name)
+    for entry, piece_epoch, piece_id in parsed:
         if piece_epoch < epoch and piece_id not in referenced:
             await store.delete(entry.name)
             garbage.append(entry)
