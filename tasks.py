@@ -64,4 +64,12 @@ namespace.add_collection(
 namespace.add_collection(_collection("processors", ops.processors.ship, ops.processors.revert))
 namespace.add_collection(_collection("requirements", ops.requirements.lock, ops.requirements.update))
 namespace.add_collection(_collection("role", ops.roles.run_test))
-namespace.add_collection(_collection("secrets", ops.secret_tasks.init, ops.secret_tasks.edit, ops.secret_tasks.rotate))
+namespace.add_collection(
+    _collection(
+        "secrets",
+        ops.secret_tasks.init,
+        ops.secret_tasks.edit,
+        ops.secret_tasks.rotate,
+        ops.secret_tasks.rotate_ca,
+    )
+)

@@ -109,9 +109,7 @@ def reason_to_renew(
     except ValueError:
         return "there is no certificate" if not certificate else "the certificate cannot be read"
     issuer = x509.load_pem_x509_certificate(authority.encode())
-    try:
-        present.verify_directly_issued_by(issuer)
-    except (ValueError, InvalidSignature):
+    if not _is_signed_by(present, issuer):
         return "another authority signed it"
     if present.public_key() != x509.load_pem_x509_csr(request.encode()).public_key():
         return "it is for another key"
@@ -122,6 +120,23 @@ def reason_to_renew(
     if left < datetime.timedelta(days=renew_days) and present.not_valid_after_utc < issuer.not_valid_after_utc:
         return f"it ends in {left.days} days"
     return ""
+
+
+def is_signed_by(certificate: str, authority: str) -> bool:
+    """Whether an authority signed a certificate; both PEM, the certificate as a host has it, which may be empty."""
+    try:
+        present = x509.load_pem_x509_certificate(certificate.encode())
+    except ValueError:
+        return False
+    return _is_signed_by(present, x509.load_pem_x509_certificate(authority.encode()))
+
+
+def _is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _subject(certificate: x509.Certificate) -> Subject:

@@ -47,6 +47,8 @@ SECRETS: dict[str, Callable[[], Any] | None] = {
     "vault_web_access_tokens": _access_tokens,
     "vault_pki_ca_key": None,
     "vault_pki_ca_certificate": None,
+    "vault_pki_next_ca_key": str,
+    "vault_pki_next_ca_certificate": str,
     "vault_pki_old_ca_certificates": list,
     "vault_release_signing_key": None,
     "vault_release_signing_public_key": None,
@@ -55,14 +57,22 @@ SECRETS: dict[str, Callable[[], Any] | None] = {
 # Secrets that data on disk depends on: a new value would make the data unreadable, so `secrets.rotate` refuses them.
 PERMANENT = frozenset({"vault_storage_hash_prefix", "vault_storage_hash_suffix"})
 
+# Secrets that change in steps, with all hosts in between: `secrets.rotate-ca`.
+AUTHORITY = frozenset(
+    {
+        "vault_pki_ca_key",
+        "vault_pki_ca_certificate",
+        "vault_pki_next_ca_key",
+        "vault_pki_next_ca_certificate",
+        "vault_pki_old_ca_certificates",
+    }
+)
+
 # Secrets of the lab alone: anywhere else people sign releases, with keys of their own.
 LAB_ONLY = frozenset({"vault_release_signing_key", "vault_release_signing_public_key"})
 
 # Secrets that only make sense as a set, renewed as one.
-TOGETHER = (
-    frozenset({"vault_pki_ca_key", "vault_pki_ca_certificate"}),
-    frozenset({"vault_release_signing_key", "vault_release_signing_public_key"}),
-)
+TOGETHER = (frozenset({"vault_release_signing_key", "vault_release_signing_public_key"}),)
 
 
 def vault_path(environment: str) -> Path:
@@ -104,7 +114,7 @@ def _ssh_key(comment: str) -> tuple[str, str]:
 def ensure_lab() -> Path:
     """Make the lab's secrets if there are none yet, or add those that a newer version needs; returns the file."""
     path = vault_path(LAB_ENVIRONMENT)
-    present = _parse(path, path.read_text()) if path.is_file() else {}
+    present = _parse(path, _content(path).decode()) if path.is_file() else {}
     if needed(LAB_ENVIRONMENT) <= set(present):
         return path
     _write_private(path, _dump({**generate(LAB_ENVIRONMENT), **present}))
@@ -113,7 +123,7 @@ def ensure_lab() -> Path:
 
 def made_up(path: Path, site: str) -> str:
     """A complete plain vault for a rehearsal of the site: the one of this path, or with what is still missing."""
-    present = _parse(path, path.read_text()) if path.is_file() else {}
+    present = _parse(path, _content(path).decode()) if path.is_file() else {}
     missing = needed(site) - set(present)
     return _dump({**generate(site), **present} if missing else present)
 
@@ -162,14 +172,14 @@ def initialise(environment: str) -> list[str]:
 def rotate(environment: str, names: list[str]) -> None:
     """Replace secrets by new ones; a deploy then carries them to the hosts.
 
-    Those that belong together are renewed together, and the authority's old certificate stays trusted until it is
-    removed from vault_pki_old_ca_certificates. Raises Failure for names that are unknown or must never change.
+    Those that belong together are renewed together. Raises Failure for names that are unknown or must never change,
+    and for those of the authority.
     """
     unknown = sorted(set(names) - needed(environment))
     if unknown or not names:
         raise Failure(
             f"Unknown secret: {', '.join(unknown)}." if unknown else "Name at least one secret to rotate.",
-            f"Secrets: {', '.join(sorted(needed(environment) - PERMANENT))}.",
+            f"Secrets: {', '.join(sorted(needed(environment) - PERMANENT - AUTHORITY))}.",
             Exit.USAGE,
         )
     permanent = sorted(set(names) & PERMANENT)
@@ -178,18 +188,24 @@ def rotate(environment: str, names: list[str]) -> None:
             f"{', '.join(permanent)} can never change: stored files are found by it.",
             code=Exit.USAGE,
         )
+    stepwise = sorted(set(names) & AUTHORITY)
+    if stepwise:
+        raise Failure(
+            f"{', '.join(stepwise)} cannot change in one step: hosts would no longer trust each other.",
+            f"Run: ./inv secrets.rotate-ca --env={environment}",
+            Exit.USAGE,
+        )
     values = read(environment)
     new = generate(environment)
     chosen = set(names).union(*(group for group in TOGETHER if group & set(names)))
-    if "vault_pki_ca_key" in chosen:
-        new["vault_pki_old_ca_certificates"] = [
-            *values["vault_pki_old_ca_certificates"],
-            values["vault_pki_ca_certificate"],
-        ]
-        chosen.add("vault_pki_old_ca_certificates")
     if "vault_web_session_secrets" in chosen:  # the first signs; the others still let people in
         new["vault_web_session_secrets"] += values["vault_web_session_secrets"][:2]
     _store(environment, {**values, **{name: new[name] for name in chosen}})
+
+
+def replace(environment: str, new: Mapping[str, Any]) -> None:
+    """Write these secrets into the vault; the others stay as they are."""
+    _store(environment, {**read(environment), **new})
 
 
 def edit(environment: str) -> None:
@@ -223,10 +239,7 @@ def _password_arguments(environment: str) -> list[str]:
 
 
 def _decrypt(environment: str, path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Failure(f"{path} cannot be read: {error.strerror}.", code=Exit.NO_PERMISSION) from error
+    content = _content(path)
     if not content.startswith(_VAULT_HEADER):
         if _is_plain(environment):
             return content.decode()
@@ -249,6 +262,17 @@ def _decrypt(environment: str, path: Path) -> str:
             Exit.BAD_CONFIGURATION,
         )
     return answer.stdout
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Failure(
+            f"{path} cannot be read: {error.strerror}.",
+            "Run the same command as the owner of the file, or as root: sudo ./inv ...",
+            Exit.NO_PERMISSION,
+        ) from error
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from testinfra.host import Host
 
+from ops import authority, secrets
+
 ANSWER_SECONDS = 20
 # While members restart one after the other: a client that had asked the one that went asks another. Without a majority
 # it would be as long as a restart takes, and more.
@@ -175,3 +177,45 @@ def test_member_restarts_into_the_same_cluster(hosts: Mapping[str, Host]) -> Non
     before = member_ids(hosts["data1"])
     assert hosts["data3"].run("systemctl restart etcd").rc == 0
     assert member_ids(hosts["data1"]) == before
+
+
+def test_a_new_authority_takes_over_while_the_cluster_serves(
+    hosts: Mapping[str, Host], inventory: Any, ansible: Any
+) -> None:
+    """The steps of `secrets.rotate-ca`; last, because they leave another authority than the inventory's.
+
+    A member that had not read again whom it trusts would refuse the certificates that the second step brings, or still
+    let in those of the earlier authority after the third.
+    """
+    values = {name: inventory.variables("data1")[name] for name in secrets.AUTHORITY}
+    for host in hosts.values():
+        host.check_output("cp /etc/longhaul/pki/host.crt /run/earlier.crt")
+    restarts, lets_in = [], []
+    with written_all_the_time(hosts["data2"]) as moments:
+        for _ in range(3):
+            step = authority.next_step("lab", values)
+            assert not lacking(hosts, step)
+            before = {name: restart_of(host) for name, host in hosts.items()}
+            values.update(step.new)
+            ansible.converge(**values)
+            restarts.append({name for name, host in hosts.items() if restart_of(host) != before[name]})
+            lets_in.append({name for name in hosts if lets_in_earlier(hosts["data1"], name)})
+    assert not values["vault_pki_old_ca_certificates"]
+    assert max(later - earlier for earlier, later in pairwise(moments)) < LONGEST_PAUSE_SECONDS
+    assert restarts == [set(hosts), set(), set(hosts)]
+    assert lets_in == [set(hosts), set(hosts), set()]
+
+
+def lacking(hosts: Mapping[str, Host], step: authority.Step) -> list[str]:
+    """What the hosts lack of what a step asks for."""
+    problems = []
+    for host in hosts.values():
+        said = json.loads(host.check_output("python3 -c %s", authority.PROBE.read_text()))
+        problems += authority.missing(said, step.trusted, step.signed_by) if step.trusted else []
+    return problems
+
+
+def lets_in_earlier(client: Host, name: str) -> bool:
+    """Whether a member accepts the certificate that the client had of the earlier authority."""
+    options = "--cacert=/etc/longhaul/pki/ca.crt --cert=/run/earlier.crt --key=/etc/longhaul/pki/host.key"
+    return bool(client.run(f"etcdctl {through(name)} {options} --command-timeout=3s get /test/key").rc == 0)

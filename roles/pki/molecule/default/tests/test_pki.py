@@ -12,11 +12,12 @@ import pytest
 from cryptography import x509
 from testinfra.host import Host
 
-from ops import pki
+from ops import authority, pki, secrets
 
 ROLE_HOSTS = ["web1"]
 ALL = ["lb1", "web1"]
 DIRECTORY = "/etc/longhaul/pki"
+TOLD = "/run/longhaul-pki"
 
 # Both sides show a certificate and check the other's as strictly as Python 3.13 can. The server reads its files when it
 # starts and when it is reloaded, as services do; the client reads them for every connection.
@@ -225,27 +226,46 @@ def test_a_new_authority_takes_over_without_a_gap(
     hosts: Mapping[str, Host], host: Host, variables: Mapping[str, Any], ansible: Any
 ) -> None:
     """Last, because it leaves the hosts with another authority than the inventory's."""
-    old_authority, old = variables["pki_ca_certificate"], host.check_output(f"cat {DIRECTORY}/host.crt")
-    key, authority = pki.create_authority("Longhaul lab CA")
-    rotation = {"pki_ca_key": key, "pki_ca_certificate": authority, "pki_old_ca_certificates": [old_authority]}
+    old = host.check_output(f"cat {DIRECTORY}/host.crt")
+    values = {name: variables[name] for name in secrets.AUTHORITY}
     watcher = hosts["lb1"]
     forever = "systemd-run --unit=tls-client python3 -c %s %s %s forever"
     watcher.check_output(forever, CLIENT, variables["ansible_host"], "web1")
-    ansible.converge(**rotation)
+    # Trusted first; the certificates are new, for services that read both only together, but not of the new one.
+    values.update(authority.next_step("lab", values).new)
+    ansible.converge(**values)
+    assert certificate(host).serial_number != x509.load_pem_x509_certificate(old.encode()).serial_number
+    assert all(is_signed(hosts[name], variables["pki_ca_certificate"]) for name in ALL)
+
+    # A reload that a run did not come to is made up for by the next.
+    reloads = host.check_output("cat /run/tls-server-reloads")
+    host.check_output(f"cp /dev/null {TOLD}/host.crt")
+    ansible.converge(**values)
+    assert host.check_output("cat /run/tls-server-reloads") == f"{reloads}\nagain"
+
+    # Then it signs.
+    values.update(authority.next_step("lab", values).new)
+    ansible.converge(**values)
     watcher.check_output("systemctl stop tls-client")
 
     handshakes = watcher.check_output("journalctl --unit=tls-client --output=cat --grep='^(good|bad)'").splitlines()
     assert len(handshakes) > 20
     assert set(handshakes) == {"good"}
     for name in ALL:
-        certificate(hosts[name]).verify_directly_issued_by(x509.load_pem_x509_certificate(authority.encode()))
+        assert is_signed(hosts[name], values["vault_pki_ca_certificate"])
         assert is_trusted(hosts[name], old)
 
-    # Taken off the list, the old one is trusted no more.
-    ansible.converge(**{**rotation, "pki_old_ca_certificates": []})
+    # Then the old one is trusted no more.
+    values.update(authority.next_step("lab", values).new)
+    ansible.converge(**values)
     assert client(watcher, variables["ansible_host"], "web1", "once").stdout == "lb1\n"
     for name in ALL:
         assert not is_trusted(hosts[name], old)
+
+
+def is_signed(host: Host, by: str) -> bool:
+    """Whether an authority signed the certificate of a host."""
+    return pki.is_signed_by(host.check_output(f"cat {DIRECTORY}/host.crt"), by)
 
 
 def is_trusted(host: Host, pem: str) -> bool:

@@ -133,7 +133,8 @@ def test_the_service_gets_its_settings_and_secrets(ask: Callable[[], Any], varia
     assert settings.max_upload_bytes == variables["policy_largest_upload_bytes"]
     assert settings.handover_seconds == variables["policy_handover_seconds"]
     assert settings.upload_days * 86400 > int(variables["policy_longest_upload_seconds"])
-    secrets = {name: text.splitlines() for name, text in report["credentials"].items() if name != "host.key"}
+    files = {"ca.crt", "host.crt", "host.key"}
+    secrets = {name: text.splitlines() for name, text in report["credentials"].items() if name not in files}
     assert secrets == {
         "database-password": [variables["web_database_password"]],
         "swift-key": [variables["web_storage_key"]],
@@ -213,4 +214,17 @@ def test_new_settings_restart_the_service(ask: Callable[[], Any], ansible: Ansib
     try:
         assert ask()["environment"]["LONGHAUL_PUBLIC_URL"] == "https://other.example"
     finally:
+        ansible.converge(site_loadbalancers=[])
+
+
+@pytest.mark.usefixtures("release")
+def test_a_changed_authority_restarts_the_service(host: Host, ask: Callable[[], Any], ansible: Ansible) -> None:
+    """It reads whom it trusts when it starts. Text around a certificate says nothing to whoever reads it."""
+    ask()
+    host.check_output("sed -i.before '1i Another authority' /etc/longhaul/pki/ca.crt")
+    ansible.converge(site_loadbalancers=[])
+    try:
+        assert ask()["credentials"]["ca.crt"].startswith("Another authority")
+    finally:
+        host.check_output("mv /etc/longhaul/pki/ca.crt.before /etc/longhaul/pki/ca.crt")
         ansible.converge(site_loadbalancers=[])

@@ -184,6 +184,7 @@ def test_the_worker_gets_its_settings_and_secrets(host: Host, variables: Mapping
     assert said["credentials"] == {
         "database-password": variables["worker_database_password"],
         "swift-key": variables["worker_storage_key"],
+        "ca.crt": host.check_output("cat /etc/longhaul/pki/ca.crt"),
     }
     assert said["write to the release"] != "done"
     assert said["write to the work folder"] == "done"
@@ -264,4 +265,16 @@ def test_new_settings_restart_the_worker(host: Host, ansible: Ansible) -> None:
         until(lambda: report(host)["environment"]["LONGHAUL_WORKER_CONCURRENCY"] == "3")
         assert properties(host, "longhaul-processor.socket")["MaxConnections"] == "3"
     finally:
+        ansible.converge()
+
+
+@pytest.mark.usefixtures("release")
+def test_a_changed_authority_restarts_the_worker(host: Host, ansible: Ansible) -> None:
+    """It reads whom it trusts when it starts. Text around a certificate says nothing to whoever reads it."""
+    host.check_output("sed -i.before '1i Another authority' /etc/longhaul/pki/ca.crt")
+    ansible.converge()
+    try:
+        until(lambda: report(host)["credentials"]["ca.crt"].startswith("Another authority"))
+    finally:
+        host.check_output("mv /etc/longhaul/pki/ca.crt.before /etc/longhaul/pki/ca.crt")
         ansible.converge()
