@@ -145,7 +145,7 @@ def rollback(
     environment = Environment.named(env)
     store = Store(environment)
     hosts = fleet.hosts_of(environment, limit)
-    # Those that look at the database need the release too.
+    # Those that expand the database need the release too.
     others = [host for host in fleet.web_hosts_for(environment, hosts).values() if host not in hosts]
     found = fleet.ask(environment, hosts + others)
     target = to or _before(Records(store, alone=without_lock), found)
