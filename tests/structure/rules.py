@@ -231,6 +231,18 @@ def restarts(site: Path, roles: Path) -> Iterator[str]:
                     yield f"{where}: does not ask whether the other hosts serve; use unit_in_turn"
 
 
+def decisions(folder: Path) -> Iterator[str]:
+    """Each record says what would make us decide again, and the table of records has it."""
+    table = (folder / "README.md").read_text()
+    for path in sorted(folder.glob("*.md")):
+        if path.name == "README.md":
+            continue
+        if "\n**Again if** " not in path.read_text():
+            yield f"{path.name}: does not say what would make us decide again (**Again if** ...)"
+        if f"]({path.name})" not in table:
+            yield f"{path.name}: README.md does not name it"
+
+
 def tasks_per_host(site: Path, roles: Path, groups: Mapping[str, frozenset[str]]) -> dict[str, int]:
     """How many tasks a whole run of a playbook has on each host, as if every condition held."""
     counts: dict[str, int] = dict.fromkeys(groups, 0)

@@ -91,6 +91,10 @@ def test_generated_documentation_is_up_to_date() -> None:
     assert [path for path, text in pages.items() if path.read_text() != text] == []
 
 
+def test_decision_records() -> None:
+    assert list(rules.decisions(ROOT / "docs" / "decisions")) == []
+
+
 # --- Each rule rejects something ------------------------------------------------------------------------------------
 
 
@@ -294,3 +298,12 @@ def test_stale_documentation_is_noticed(role: Path) -> None:
     edit(readme, replace(docs.START, ""))
     with pytest.raises(Failure, match="no place"):
         docs.with_variables(readme)
+
+
+def test_an_unfinished_decision_record_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("| record |\n")
+    (tmp_path / "swift.md").write_text("# Swift\n\nBecause.\n")
+    found = list(rules.decisions(tmp_path))
+    assert len(found) == 2
+    assert "decide again" in found[0]
+    assert "does not name it" in found[1]
