@@ -33,10 +33,12 @@ def ready(found: Sequence[HostStatus], hosts: Sequence[Host]) -> None:
     names = {host.name for host in hosts}
     others = [host.name for host in found if host.said.get("drained", "") not in ("", DRAIN_REASON)]
     if others or len(unwell) > 1 or not unwell <= names:
+        rule = f"Only one host may be unwell, of those to be changed ({', '.join(sorted(names)) or 'none'})."
+        if others:
+            rule = f"{', '.join(others)} is drained by somebody else, as the mark there says: it is theirs."
         raise Failure(
             f"The site is not well before the first host, and another host less could stop it: {_problems(found)}.",
-            f"See ./inv status and mend it first: {', '.join(sorted(unwell))}. Only a single host may be unwell, and "
-            f"only one of those to be changed ({', '.join(sorted(names)) or 'none'}).",
+            f"See ./inv status and mend it first: {', '.join(sorted(unwell))}. {rule}",
         )
 
 
@@ -46,8 +48,14 @@ def unwell_of(found: Sequence[HostStatus]) -> set[str]:
 
 
 def left_out(found: Sequence[HostStatus]) -> list[str]:
-    """The names of the hosts that an earlier run has taken out of service and not brought back."""
-    return [host.name for host in found if host.said.get("drained") == DRAIN_REASON]
+    """The names of the hosts that an earlier run has taken out of service, or whose services it has stopped, and not
+    brought back.
+    """
+
+    def stopped(host: HostStatus) -> bool:
+        return any(state != "active" for state in host.said.get("units", {}).values())
+
+    return [host.name for host in found if host.said.get("drained") == DRAIN_REASON or stopped(host)]
 
 
 def one_after_another(

@@ -39,8 +39,8 @@ def provision(
 ) -> None:
     """Make all hosts what the inventory says."""
     environment = Environment.named(env)
+    secrets.read(env)  # what a newer version needs is missed now rather than in the middle
     if not (environment.is_lab or yes):
-        secrets.read(env)
         changes = check(environment)
         if not changes and not restart_database:
             console.print("The hosts are what the inventory says: nothing to change.")
@@ -57,6 +57,7 @@ def provision(
 def drift(_context: object, env: str = "lab", json_: bool = False) -> None:
     """Fail if a host is not what the inventory says."""
     environment = Environment.named(env)
+    secrets.read(env)
     changes = run_playbook(environment, "site", check=True)
     if json_:
         sys.stdout.write(json.dumps([asdict(change) for change in changes], indent=2) + "\n")
@@ -78,7 +79,8 @@ def check(environment: Environment) -> list[Change]:
     except Failure as failure:
         raise Failure(
             f"What would change cannot be told: {failure.message}",
-            "New hosts cannot be checked before their first packages are there: look at the inventory, then add --yes.",
+            "New hosts cannot be checked before their first packages are there: look at the inventory, then add --yes. "
+            "If a host is dead, the others can be given a release: ./inv deploy --no-provision --limit=HOST,...",
             failure.code,
         ) from failure
 

@@ -85,7 +85,8 @@ def ask(environment: Environment, hosts: list[Host]) -> dict[str, Releases]:
     if silent:
         raise Failure(
             f"Not every host can be asked which releases it has: {'; '.join(silent)}.",
-            "Mend or remove these hosts first (./inv status), or leave them out with --limit.",
+            "Mend or remove these hosts first (./inv status), or leave them out: --limit with the others' names (and "
+            "--no-provision, if it is a deployment).",
             Exit.UNAVAILABLE,
         )
     return {answer.host: answer for answer in answers if isinstance(answer, Releases)}

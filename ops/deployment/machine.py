@@ -88,6 +88,8 @@ class Machine:
             except Failure:
                 for name in reversed(changed):
                     self._return_processors(name, before[name])
+                if not self._use(before):
+                    self.record.result = records.FAILED
                 raise
 
     # --- Steps --------------------------------------------------------------------------------------------------------
@@ -204,6 +206,15 @@ class Machine:
         with self.records.step(self.record, name):
             yield
         console.print(f"{name}: {self.record.steps[-1].seconds:.0f} s")
+
+    def _use(self, processors: Mapping[str, str]) -> bool:
+        """Whether every host says that it uses what is named for it: one that died in the middle could not return."""
+        try:
+            found = fleet.ask(self.environment, self.hosts)
+        except Failure as failure:
+            console.print(failure.message, markup=False)
+            return False
+        return all(releases.processors == processors[name] for name, releases in found.items())
 
     def _return_processors(self, host: str, before: str) -> None:
         try:

@@ -127,6 +127,7 @@ class World:
 
     current: dict[str, str] = field(default_factory=lambda: dict.fromkeys(HOSTS, OLD))
     broken: Callable[[str, str, str], bool] = lambda _playbook, _limit, _version: False
+    processors: dict[str, str] = field(default_factory=lambda: dict.fromkeys(HOSTS, "1"))
     stuck: set[str] = field(default_factory=set)
     silent: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
@@ -144,8 +145,13 @@ class World:
         self.told.append(extra_vars)
         version = extra_vars.get("release_version", "") or extra_vars["release_processors_version"]
         self.done.append(f"{playbook.removeprefix('release-')} {limit} {'new' if version == NEW else 'old'}".strip())
+        if playbook == "processors-ship" and limit in self.stuck:
+            self.processors[limit] = version  # it died before it could return
+            raise Failure(f"{limit} is gone")
         if self.broken(playbook, limit, version):
             raise Failure(f"{limit} does not work")
+        if playbook == "processors-ship":
+            self.processors[limit] = version
         if playbook == "release-switch":
             self.current[limit] = version
         return []
@@ -158,6 +164,7 @@ class World:
                 switching=OLD if host.name in self.stuck else "",
                 installed=[OLD, NEW],
                 heads={},
+                processors=self.processors[host.name],
             )
             for host in hosts
         }
@@ -341,6 +348,20 @@ class TestMachine:
         with pytest.raises(Failure, match="web1 does not work"):
             make(world).ship("2", dict.fromkeys(HOSTS, "1"), None)
         assert [line.split()[1] for line in world.done] == ["worker1", "worker2", "web1", "worker2", "worker1"]
+        assert kept(world).result == records.FAILED
+
+    def test_processors_that_do_not_work_return(self, world: World) -> None:
+        world.broken = lambda playbook, limit, version: (limit, version) == ("web1", "2")
+        with pytest.raises(Failure, match="web1 does not work"):
+            make(world).ship("2", dict.fromkeys(HOSTS, "1"), None)
+        assert set(world.processors.values()) == {"1"}
+        assert kept(world).result == records.RETURNED
+
+    def test_a_worker_that_died_with_new_processors_did_not_return(self, world: World) -> None:
+        world.stuck = {"worker2"}
+        with pytest.raises(Failure, match="worker2 is gone"):
+            make(world).ship("2", dict.fromkeys(HOSTS, "1"), None)
+        assert world.processors["worker1"] == "1"
         assert kept(world).result == records.FAILED
 
     def test_every_step_needs_the_lock(self, world: World) -> None:

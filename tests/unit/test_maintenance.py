@@ -100,9 +100,15 @@ def test_what_is_wrong_with_no_single_host_counts_for_all_of_them() -> None:
 
 def test_a_host_that_somebody_else_has_drained_is_left_to_them() -> None:
     found = site({"web1": {"drained": "switching to 20260101T000000-aaaaaaaaaaaa"}})
-    with pytest.raises(Failure, match="drained: switching to 2026"):
+    with pytest.raises(Failure, match="drained: switching to 2026") as refused:
         maintenance.ready(found, hosts("web1"))
+    assert "web1 is drained by somebody else" in refused.value.hint
     assert maintenance.left_out(found) == []
+
+
+def test_a_host_whose_services_a_run_has_stopped_is_brought_back() -> None:
+    found = site({"lb1": {"units": {"haproxy.service": "active", "keepalived.service": "inactive"}}})
+    assert maintenance.left_out(found) == ["lb1"]
 
 
 def test_a_mark_of_the_playbook_is_known_as_its_own() -> None:

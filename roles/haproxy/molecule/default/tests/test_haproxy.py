@@ -238,7 +238,7 @@ def test_an_old_process_ends_by_the_policy(host: Host, balancer: Balancer, varia
 def other_settings(host: Host, changes: Mapping[str, str]) -> Iterator[None]:
     """Replace parts of the configuration (regular expressions) while the block runs.
 
-    Until the old process is gone, it may still be the one that accepts a connection: that is waited for.
+    For a moment the old process may still be the one that accepts a connection: that is waited for.
     """
     for old in changes:
         host.check_output("grep -q -- %s /etc/haproxy/haproxy.cfg", old)
@@ -253,7 +253,12 @@ def other_settings(host: Host, changes: Mapping[str, str]) -> Iterator[None]:
 def _reload(host: Host, change: str, *words: str) -> None:
     before = workers(host)
     host.check_output(f"cd /etc/haproxy && {change} && systemctl reload haproxy.service", *words)
-    until(lambda: (now := workers(host)) and not now & before)
+    until(lambda: (now := accepting(host)) and not now & before)
+
+
+def accepting(host: Host) -> set[str]:
+    """Those of `workers` that accept connections. An old one that does not may stay for as long as one that it has."""
+    return workers(host) & set(re.findall(r"pid=(\d+)", host.check_output("ss -Hltnp sport = :443")))
 
 
 def workers(host: Host) -> set[str]:
