@@ -98,11 +98,19 @@ def sign(request: str, subject: Subject, authority: str, authority_key: str, day
 
 
 def reason_to_renew(
-    certificate: str, request: str, subject: Subject, *, authority: str, renew_days: int, now: datetime.datetime
+    certificate: str,
+    request: str,
+    subject: Subject,
+    *,
+    authority: str,
+    renew_days: int,
+    now: datetime.datetime,
+    renew: bool = False,
 ) -> str:
     """Why a host's certificate (PEM, or empty) must be replaced; empty if it is good.
 
-    `request` is what `sign` would be given: the certificate must be for the same key.
+    `request` is what `sign` would be given: the certificate must be for the same key. With `renew`, a good one is
+    replaced too.
     """
     try:
         present = x509.load_pem_x509_certificate(certificate.encode())
@@ -119,7 +127,7 @@ def reason_to_renew(
     # The last certificates of an authority end with it: renewing them would not make them live longer.
     if left < datetime.timedelta(days=renew_days) and present.not_valid_after_utc < issuer.not_valid_after_utc:
         return f"it ends in {left.days} days"
-    return ""
+    return "a new one is asked for" if renew else ""
 
 
 def is_signed_by(certificate: str, authority: str) -> bool:

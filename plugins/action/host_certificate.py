@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 # Ansible loads plugins by path and knows nothing of the repository they stand in.
@@ -25,7 +26,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
     """One task: one module call when the certificate is good, two when it is replaced."""
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(HOST_OPTIONS + OWN_OPTIONS)
+    _VALID_ARGS = frozenset((*HOST_OPTIONS, *OWN_OPTIONS, "renew"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Ask the host what it has, sign if there is a reason to, and hand the certificate over."""
@@ -61,6 +62,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
             authority=self._task.args["authority"],
             renew_days=int(self._task.args["renew_days"]),
             now=datetime.datetime.now(datetime.UTC),
+            renew=boolean(self._task.args.get("renew", False)),
         )
 
     def _subject(self) -> pki.Subject:

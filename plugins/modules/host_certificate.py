@@ -64,6 +64,10 @@ options:
     description: A certificate that ends sooner than this many days from now is replaced (control side).
     type: int
     required: true
+  renew:
+    description: Replace the certificate however good it is (control side).
+    type: bool
+    default: false
 author: [The Longhaul authors]
 """
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ops import authority, authority_probe, pki, remote, secrets
 from ops.environment import Environment, Host
 from ops.errors import Failure
+from ops.paths import ROLES
 
 SITE = "staging"
 SUBJECT = pki.Subject.of("data1", ["data1"])
@@ -23,6 +24,7 @@ class OneHost:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.running = ["etcd.service"]
         self.request = (
             x509.CertificateSigningRequestBuilder()
             .subject_name(x509.Name([]))
@@ -30,7 +32,7 @@ class OneHost:
             .public_bytes(serialization.Encoding.PEM)
             .decode()
         )
-        for directory in (authority_probe.PKI, authority_probe.TOLD, "run/credentials/etcd.service"):
+        for directory in (authority_probe.PKI, authority_probe.TOLD):
             (root / directory).mkdir(parents=True)
 
     def provision(self, values: dict[str, Any]) -> None:
@@ -46,12 +48,19 @@ class OneHost:
 
     def restart(self) -> None:
         """What the role of the service does."""
-        text = (self.root / authority_probe.PKI / "ca.crt").read_text()
-        (self.root / "run/credentials/etcd.service/ca.crt").write_text(text)
+        for unit in self.running:
+            for name in authority_probe.READ_AT_START[unit]:
+                copy = self.root / authority_probe.CREDENTIALS / unit / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_text((self.root / authority_probe.PKI / name).read_text())
+
+    def said(self) -> dict[str, Any]:
+        """What its probe answers."""
+        return authority_probe.state(self.root, self.running)
 
     def lacks(self, step: authority.Step) -> list[str]:
         """What the host lacks of what a step asks for."""
-        return authority.missing(authority_probe.state(self.root), step.trusted, step.signed_by)
+        return authority.missing(self.said(), step.trusted, step.signed_by)
 
 
 @pytest.fixture
@@ -108,6 +117,42 @@ def test_a_lost_reload_is_seen(values: dict[str, Any], one_host: OneHost) -> Non
     ]
 
 
+def test_a_service_that_runs_without_a_copy_did_not_read(values: dict[str, Any], one_host: OneHost) -> None:
+    """One that was started by an earlier unit, which made no copies, trusts only the authority of then."""
+    values |= authority.next_step(SITE, values).new
+    one_host.provision(values)
+    one_host.restart()
+    one_host.running += ["longhaul-web.service", "longhaul-worker.service"]
+    step = authority.next_step(SITE, values)
+    assert one_host.lacks(step) == ["longhaul-web, longhaul-worker did not read the certificates since they changed"]
+    one_host.restart()
+    assert not one_host.lacks(step)
+    (one_host.root / authority_probe.CREDENTIALS / "longhaul-web.service/host.crt").unlink()
+    assert one_host.lacks(step) == ["longhaul-web did not read the certificates since they changed"]
+
+
+def test_the_probe_asks_systemd_which_of_them_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A unit that a host does not have is `inactive`, and systemctl's exit code says nothing of the others."""
+    program = tmp_path / "systemctl"
+    program.write_text(
+        "#!/bin/sh\nshift\nfor unit; do [ $unit = etcd.service ] && echo active || echo inactive; done\nexit 3\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert authority_probe.running_units() == ["etcd.service"]
+
+
+def test_the_probe_knows_the_units_that_are_given_certificates() -> None:
+    given = {
+        path.name.removesuffix(".j2"): tuple(
+            name for name in authority_probe.NAMES if f"LoadCredential={name}:" in text
+        )
+        for path in ROLES.glob("*/templates/*.service.j2")
+        if "LoadCredential=ca.crt:" in (text := path.read_text()) and "Type=oneshot" not in text
+    }
+    assert given == authority_probe.READ_AT_START
+
+
 def test_the_earlier_one_is_trusted_while_a_host_shows_its_certificate(
     values: dict[str, Any], one_host: OneHost
 ) -> None:
@@ -129,7 +174,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, one_host: OneHost) -> Any:
         name = SITE
         hosts = {"data1": Host("data1", frozenset(), {})}  # noqa: RUF012 - read only
 
-    monkeypatch.setattr(remote, "answer", lambda *_arguments, **_options: authority_probe.state(one_host.root))
+    monkeypatch.setattr(remote, "answer", lambda *_arguments, **_options: one_host.said())
     return Fake()
 
 

@@ -123,6 +123,18 @@ def test_nothing_outlives_its_authority(authority: tuple[str, str]) -> None:
     assert not pki.reason_to_renew(signed, asked, SUBJECT, authority=certificate, renew_days=RENEW_DAYS, now=late)
 
 
+def test_a_new_one_is_to_be_had_in_the_authoritys_last_days_too(authority: tuple[str, str]) -> None:
+    """Hosts that trust others than before need one, however long it lasts."""
+    key, certificate = authority
+    asked, _ = request()
+    signed = pki.sign(asked, SUBJECT, certificate, key, pki.AUTHORITY_DAYS)
+    late = NOW + datetime.timedelta(days=pki.AUTHORITY_DAYS - 2)
+    reason = pki.reason_to_renew(
+        signed, asked, SUBJECT, authority=certificate, renew_days=RENEW_DAYS, now=late, renew=True
+    )
+    assert "asked for" in reason
+
+
 @pytest.mark.parametrize(
     ("days_later", "renewed"), [(0, False), (DAYS - RENEW_DAYS - 1, False), (DAYS - RENEW_DAYS + 1, True)]
 )

@@ -76,6 +76,20 @@ server.socket = tls.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
 """.lstrip()
 PROGRAM = "/opt/longhaul/releases/stand-in/venv/bin/longhaul"
+MARK = "/var/lib/longhaul/drain"
+# What a load balancer answers while only web1 serves.
+BALANCER = """
+import os, socket
+os.makedirs("/run/haproxy", exist_ok=True)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("/run/haproxy/admin.sock")
+listener.listen()
+while True:
+    connection, _ = listener.accept()
+    connection.recv(99)
+    connection.sendall(b"# pxname,svname,status\\nweb,web1,UP\\nweb,web2,NOLB\\n")
+    connection.close()
+"""
 
 
 @pytest.fixture
@@ -215,6 +229,78 @@ def test_new_settings_restart_the_service(ask: Callable[[], Any], ansible: Ansib
         assert ask()["environment"]["LONGHAUL_PUBLIC_URL"] == "https://other.example"
     finally:
         ansible.converge(site_loadbalancers=[])
+
+
+@pytest.mark.usefixtures("release")
+def test_what_an_interrupted_run_drained_serves_again(
+    host: Host, variables: Mapping[str, Any], ask: Callable[[], Any], ansible: Ansible
+) -> None:
+    ask()
+    before = properties(host)["MainPID"]
+    host.check_output(f"echo '{variables['web_drain_reason']}' > {MARK}")
+    ansible.converge(site_loadbalancers=[])
+    assert not host.file(MARK).exists
+    assert properties(host)["MainPID"] != before
+    ask()
+
+
+@pytest.mark.usefixtures("release")
+def test_what_somebody_drained_stays_drained(host: Host, ask: Callable[[], Any], ansible: Ansible) -> None:
+    ask()
+    before = properties(host)["MainPID"]
+    host.check_output(f"echo 'new settings, by hand' > {MARK}")
+    try:
+        ansible.converge(site_loadbalancers=[])
+        assert properties(host)["MainPID"] == before
+        ansible.converge(web_public_url="https://other.example", site_loadbalancers=[])
+        assert properties(host)["MainPID"] != before
+        assert host.file(MARK).content_string == "new settings, by hand\n"
+    finally:
+        host.check_output(f"rm {MARK}")
+        ansible.converge(site_loadbalancers=[])
+
+
+@pytest.fixture
+def alone(host: Host) -> Iterator[None]:
+    """A load balancer on this host that knows two web hosts, of which only this one serves."""
+    host.check_output("systemd-run --unit=balancer python3 -c %s", BALANCER)
+    host.check_output("sh -c 'until test -S /run/haproxy/admin.sock; do sleep 0.1; done'")
+    yield
+    host.check_output("systemctl stop balancer; rm -r /run/haproxy")
+
+
+@pytest.mark.usefixtures("release", "alone")
+def test_the_last_one_is_not_drained_and_nothing_is_forgotten(
+    host: Host, ask: Callable[[], Any], ansible: Ansible
+) -> None:
+    ask()
+    before = properties(host)["MainPID"]
+    other = "https://other.example"
+    try:
+        answer = ansible.converge(
+            check=False, web_public_url=other, site_loadbalancers=["web1"], site_web=["web1", "web2"]
+        )
+        assert answer.returncode != 0
+        assert "No other web host serves by web1" in " ".join(answer.stdout.split())
+        assert not host.file(MARK).exists
+        assert properties(host)["MainPID"] == before
+        ansible.converge(web_public_url=other, site_loadbalancers=[])
+        assert ask()["environment"]["LONGHAUL_PUBLIC_URL"] == other
+    finally:
+        ansible.converge(site_loadbalancers=[])
+
+
+@pytest.mark.usefixtures("release")
+def test_a_service_without_copies_of_the_certificates_is_restarted(
+    host: Host, ask: Callable[[], Any], ansible: Ansible
+) -> None:
+    """As one that an earlier unit started, which made no copies."""
+    ask()
+    copies = f"/run/credentials/{UNIT}"
+    host.check_output(f"umount {copies}; rm -rf {copies}")
+    ansible.converge(site_loadbalancers=[])
+    assert host.file(f"{copies}/ca.crt").exists
+    ask()
 
 
 @pytest.mark.usefixtures("release")

@@ -269,6 +269,15 @@ def test_new_settings_restart_the_worker(host: Host, ansible: Ansible) -> None:
 
 
 @pytest.mark.usefixtures("release")
+def test_a_worker_without_a_copy_of_the_authority_is_restarted(host: Host, ansible: Ansible) -> None:
+    """As one that an earlier unit started, which made no copies."""
+    copies = f"/run/credentials/{UNIT}"
+    host.check_output(f"umount {copies}; rm -rf {copies}")
+    ansible.converge()
+    assert host.file(f"{copies}/ca.crt").exists
+
+
+@pytest.mark.usefixtures("release")
 def test_a_changed_authority_restarts_the_worker(host: Host, ansible: Ansible) -> None:
     """It reads whom it trusts when it starts. Text around a certificate says nothing to whoever reads it."""
     host.check_output("sed -i.before '1i Another authority' /etc/longhaul/pki/ca.crt")
