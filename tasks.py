@@ -8,6 +8,7 @@ from invoke import Collection, Task
 
 import ops.access
 import ops.app
+import ops.authority
 import ops.bootstrap
 import ops.build
 import ops.deploy
@@ -70,6 +71,6 @@ namespace.add_collection(
         ops.secret_tasks.init,
         ops.secret_tasks.edit,
         ops.secret_tasks.rotate,
-        ops.secret_tasks.rotate_ca,
+        ops.authority.rotate,
     )
 )

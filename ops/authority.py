@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ops import pki, remote, secrets
+from ops.cli import confirm, console, task
 from ops.environment import Environment, Host
 from ops.errors import Failure
 
@@ -34,6 +35,17 @@ class Step:
     """Certificates of authorities, PEM, that every service must trust; empty if nothing is asked of the hosts."""
     signed_by: str = ""
     """Certificate of the authority that must have signed what every host shows, PEM."""
+
+
+@task(name="rotate-ca", help={"env": "environment whose authority is meant", "yes": "do not ask"})
+def rotate(_context: object, env: str, *, yes: bool = False) -> None:
+    """Replace the certificate authority, step by step."""
+    step = next_step(env, secrets.read(env))
+    require_ready(Environment.named(env), step)
+    confirm(f"{env}: {step.what}?", yes=yes)
+    secrets.replace(env, step.new)
+    console.print(f"Done in {secrets.vault_path(env)}. Carry it to the hosts with: ./inv provision --env={env}")
+    console.print(f"Afterwards: {step.afterwards}")
 
 
 def next_step(site: str, values: Mapping[str, Any]) -> Step:

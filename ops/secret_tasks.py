@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from ops import authority, secrets
+from ops import secrets
 from ops.cli import confirm, console, task
-from ops.environment import Environment
 
 _ENV = "environment whose vault is meant (a folder of inventories/)"
 
@@ -28,14 +27,3 @@ def rotate(_context: object, env: str, name: list[str], yes: bool = False) -> No
     confirm(f"Replace {', '.join(name) or 'nothing'} in {secrets.vault_path(env)}?", yes=yes)
     secrets.rotate(env, name)
     console.print(f"Replaced. Carry them to the hosts with: ./inv deploy --env={env}")
-
-
-@task(help={"env": _ENV, "yes": "do not ask"})
-def rotate_ca(_context: object, env: str, *, yes: bool = False) -> None:
-    """Replace the certificate authority, step by step."""
-    step = authority.next_step(env, secrets.read(env))
-    authority.require_ready(Environment.named(env), step)
-    confirm(f"{env}: {step.what}?", yes=yes)
-    secrets.replace(env, step.new)
-    console.print(f"Done in {secrets.vault_path(env)}. Carry it to the hosts with: ./inv provision --env={env}")
-    console.print(f"Afterwards: {step.afterwards}")
