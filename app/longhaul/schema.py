@@ -109,8 +109,9 @@ def migrate(settings: Settings, phase: Phase = "expand", kept_heads: Sequence[st
         connection.execute(sqlalchemy.text("select pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
         connection.commit()
         plan = _plan(connection)
-        _keep_what_was_applied(connection, settings.release, plan)
-        wanted = _expansion(plan) if phase == "expand" else plan.pending
+        _keep_what_was_applied(connection, plan)
+        unused = _unused(connection, settings.release, plan)
+        wanted = _expansion(plan, unused=unused) if phase == "expand" else plan.pending
         for revision in wanted:
             if phase == "contract" and revision.phase == "contract":
                 _refuse_while_needed(revision, kept_heads)
@@ -126,7 +127,7 @@ def plan(settings: Settings) -> Plan:
     """What `migrate` would find; changes nothing. Raises MigrationError if this release cannot use the database."""
     with _connection(settings) as connection:
         found = _plan(connection)
-    _expansion(found)
+        _expansion(found, unused=_unused(connection, settings.release, found))
     return found
 
 
@@ -169,11 +170,7 @@ def _refuse_a_shape_without_what_is_needed(
     connection: sqlalchemy.Connection, current: str, known: Sequence[str]
 ) -> None:
     """Raise MigrationError unless all revisions that this release does not know leave it what it needs."""
-    rows: Sequence[Any] = []
-    if sqlalchemy.inspect(connection).has_table("schema_revisions"):
-        query = "select revision, phase, needs_head from schema_revisions order by applied_at, revision"
-        rows = connection.execute(sqlalchemy.text(query)).all()
-    connection.rollback()
+    rows = _applied(connection)
     if current not in {row.revision for row in rows}:
         raise MigrationError(
             f"the database is at revision {current}, which this release does not know: deploy a release that has it"
@@ -186,16 +183,33 @@ def _refuse_a_shape_without_what_is_needed(
             )
 
 
-def _expansion(found: Plan) -> list[Revision]:
+def _applied(connection: sqlalchemy.Connection) -> Sequence[Any]:
+    """The rows of `schema_revisions`, oldest first; none if there is no such table."""
+    rows: Sequence[Any] = []
+    if sqlalchemy.inspect(connection).has_table("schema_revisions"):
+        query = "select revision, phase, needs_head, release from schema_revisions order by applied_at, revision"
+        rows = connection.execute(sqlalchemy.text(query)).all()
+    connection.rollback()
+    return rows
+
+
+def _unused(connection: sqlalchemy.Connection, release: str, found: Plan) -> bool:
+    """Whether no other release can use the database: it is empty, or all that is there came from this very release,
+    whose first deployment was interrupted.
+    """
+    applied_by = {row.release for row in _applied(connection)}
+    return not found.current or applied_by == {release}
+
+
+def _expansion(found: Plan, *, unused: bool) -> list[Revision]:
     """The revisions that a deployment applies: up to the last expanding one, because the release needs them all.
 
-    Raises MigrationError if a contracting one stands among them, unless the database is empty: then no other release
-    uses it.
+    Raises MigrationError if a contracting one stands among them, unless no other release can use the database.
     """
     last = max((number for number, revision in enumerate(found.pending, 1) if revision.phase == "expand"), default=0)
     wanted = found.pending[:last]
     for revision in wanted:
-        if revision.phase == "contract" and found.current:
+        if revision.phase == "contract" and not unused:
             raise MigrationError(
                 f"revision {wanted[-1].revision}, which this release needs, stands behind revision "
                 f"{revision.revision}, which contracts and is not applied by a deployment: apply that first "
@@ -219,12 +233,12 @@ def _refuse_while_needed(revision: Revision, kept_heads: Sequence[str]) -> None:
             )
 
 
-def _keep_what_was_applied(connection: sqlalchemy.Connection, release: str, found: Plan) -> None:
-    """Make the table, and note what was applied before there was one."""
+def _keep_what_was_applied(connection: sqlalchemy.Connection, found: Plan) -> None:
+    """Make the table, and note what was applied before there was one, by whatever release."""
     connection.execute(sqlalchemy.text(_APPLIED))
     if not found.ahead and found.current:
         for revision in revisions():
-            connection.execute(sqlalchemy.text(_NOTE), _noted(revision, release))
+            connection.execute(sqlalchemy.text(_NOTE), _noted(revision, ""))
             if revision.revision == found.current:
                 break
     connection.commit()

@@ -21,7 +21,7 @@ import pytest
 from longhaul.database import DatabaseUnavailable
 from longhaul.processing import job as job_module
 from longhaul.processing.attempts import INTERRUPTIONS, Attempt, Attempts, Result, result_object
-from longhaul.processing.job import Interrupted, JobServices, NotNow, process
+from longhaul.processing.job import UNKNOWN_TRIES, Interrupted, JobServices, NotNow, process
 from longhaul.processing.processor import OnProgress, Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob
 from longhaul.processing.runner import SubprocessRunner
 from longhaul.processing.upkeep import sweep_results
@@ -93,6 +93,9 @@ class Programmed:
 
     def __init__(self, run: Callable[[ProcessorJob], Any]) -> None:
         self._run = run
+
+    def check(self, processor: str) -> None:
+        """It knows them all."""
 
     async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
         on_progress(Outcome(fraction=0.5, message="half"))
@@ -332,6 +335,55 @@ async def test_a_failure_is_told_and_can_be_retried(conninfo: str, tmp_path: Pat
         assert await here.state(upload.id) is State.DONE
 
 
+UNPRINTABLE = r"""import json, os, sys
+job = json.load(sys.stdin)
+print(r'{"progress": 1%s, "message": "A\u0000\ud800B\nC", "media_type": "a/\u0000b"}' % ("0" * 400), flush=True)
+print(r'{"error": "Not\na \u0000\ud800WAV file."}', flush=True)
+open(os.fsencode(job["output"]) + b"/\xff\x01", "wb").close()
+sys.exit(EXIT)
+"""
+
+
+@pytest.mark.parametrize(("exit_code", "state"), [(0, State.DONE), (1, State.FAILED)])
+@asynchronous
+async def test_text_of_a_processor_that_the_database_would_refuse_is_cleaned(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int, state: State
+) -> None:
+    monkeypatch.setattr(job_module, "REPORT_SECONDS", 0.0)
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "inspect_file.py").write_text(UNPRINTABLE.replace("EXIT", str(exit_code)))
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        await process(replace(here.jobs, runner=SubprocessRunner(scripts)), upload.id, JOB, None)
+        ended = await here.services.uploads.get(upload.id)
+        assert ended.state is state
+        assert ended.error == (None if state is State.DONE else "Not a WAV file.")
+        assert set(await here.contents(upload.id)) == ({"__"} if state is State.DONE else set())
+
+
+def test_a_line_of_progress_becomes_text_of_one_line() -> None:
+    outcome = Outcome()
+    assert outcome.take(rb'{"message": "A\u0000\ud800B\nC", "media_type": "a/\u0000b", "progress": 1e999}')
+    assert (outcome.message, outcome.media_type, outcome.fraction) == ("AB C", "a/b", 1.0)
+
+
+@asynchronous
+async def test_progress_that_cannot_be_written_ends_in_a_verdict(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object) -> bool:
+        raise psycopg.DataError("refused")
+
+    monkeypatch.setattr(job_module, "REPORT_SECONDS", 0.05)
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        monkeypatch.setattr(here.attempts, "report", refused)
+        jobs = here.with_runner(lambda _: asyncio.Event().wait())
+        await asyncio.wait_for(process(jobs, upload.id, JOB, None), 10)
+        assert await here.state(upload.id) is State.FAILED
+
+
 @pytest.mark.parametrize(
     ("error", "raised"), [(ProcessorError("no socket"), NotNow), (ProcessorInterrupted("reboot"), Interrupted)]
 )
@@ -349,6 +401,45 @@ async def test_what_the_file_cannot_help_is_tried_again(
         assert await here.state(upload.id) is State.QUEUED
         await process(here.jobs, upload.id, JOB, None)
         assert await here.state(upload.id) is State.DONE
+
+
+@pytest.mark.parametrize("name", ["nobody", "no\0body"])
+@asynchronous
+async def test_a_processor_that_does_not_exist_is_told_soon_and_costs_no_fetching(
+    conninfo: str, tmp_path: Path, name: str
+) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content", processor=name)
+        shutil.rmtree(tmp_path / "store" / "uploads")  # would be found missing
+        for _ in range(UNKNOWN_TRIES - 1):
+            with pytest.raises(NotNow, match="There is no processor"):
+                await process(here.jobs, upload.id, JOB, None)
+            assert await here.state(upload.id) is State.QUEUED
+        await process(here.jobs, upload.id, JOB, None)
+        failed = await here.services.uploads.get(upload.id)
+        assert failed.state is State.FAILED
+        assert failed.error == f"There is no processor {name!r}. Upload the file again with one of these: inspect_file."
+
+
+@asynchronous
+async def test_a_processor_that_only_another_worker_knows_is_waited_for(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content", processor="new")
+        with pytest.raises(NotNow):
+            await process(here.jobs, upload.id, JOB, None)
+        await process(here.with_runner(lambda job: write(job, result=job.processor)), upload.id, JOB, None)
+        assert await here.contents(upload.id) == {"result": b"new"}
+
+
+@asynchronous
+async def test_a_worker_without_any_processors_fails_no_upload(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        jobs = replace(here.jobs, runner=SubprocessRunner(tmp_path / "nothing"))
+        for _ in range(UNKNOWN_TRIES + 1):
+            with pytest.raises(NotNow, match="no processor at all"):
+                await process(jobs, upload.id, JOB, None)
+        assert await here.state(upload.id) is State.QUEUED
 
 
 @asynchronous

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from longhaul.processing.processor import Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob
+from longhaul.processing.processor import Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob, UnknownProcessor
 from longhaul.processing.runner import Runner, SocketRunner, SubprocessRunner
 from tests.support import asynchronous, until
 
@@ -77,7 +77,7 @@ class Bench:
             yield SubprocessRunner(self.scripts)
             return
         async with self.listening() as path:
-            yield SocketRunner(path)
+            yield SocketRunner(path, self.scripts)
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -313,8 +313,11 @@ async def test_only_scripts_of_the_directory_are_run(bench: Bench, kind: str, na
     bench.script("raise SystemExit(0)")
     (bench.root / "outside.py").write_text("raise SystemExit(0)")
     async with bench.runner(kind) as runner:
-        with pytest.raises(ProcessorError, match="there is no processor"):
+        with pytest.raises(UnknownProcessor, match=r"There is no processor .* one of these: script\."):
+            runner.check(name)
+        with pytest.raises(ProcessorError, match="There is no processor"):
             await runner.run(bench.job(name), lambda _: None)
+        runner.check("script")
 
 
 @asynchronous
@@ -330,4 +333,4 @@ async def test_a_unit_touches_only_files_below_its_work_directory(bench: Bench) 
 @asynchronous
 async def test_without_the_socket_the_error_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ProcessorError, match=r"longhaul-processor\.socket"):
-        await SocketRunner(str(tmp_path / "none")).run(Bench(tmp_path).job(), lambda _: None)
+        await SocketRunner(str(tmp_path / "none"), tmp_path).run(Bench(tmp_path).job(), lambda _: None)

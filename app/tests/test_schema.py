@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -131,6 +132,7 @@ class TestPhases:
     ) -> None:
         choose("r2")
         schema.migrate(database)
+        database = replace(database, release="newer")
         choose("", r5=("expand", "", "alter table files add column size int"))
         refused = r"revision r5, which this release needs, stands behind revision r4, .*inv database.contract"
         for ask in (schema.plan, schema.migrate):
@@ -153,6 +155,21 @@ class TestPhases:
         choose("", r5=("expand", "", "alter table files add column size int"), r6=("contract", "r5", "select 1"))
         assert schema.migrate(database) == ["r1", "r2", "r3", "r4", "r5"]
         assert [revision.revision for revision in schema.plan(database).pending] == ["r6"]
+
+    def test_a_first_deployment_that_was_interrupted_is_resumed_by_its_release_alone(
+        self, database: Settings, choose: Choose
+    ) -> None:
+        further = {"r5": ("expand", "", "alter table files add column size int")}
+        choose("", **further | {"r3": ("expand", "", "select 1/0")})
+        with pytest.raises(MigrationError, match="r3 failed"):
+            schema.migrate(database)
+        choose("", **further)
+        other = replace(database, release="another")
+        for ask in (schema.plan, schema.migrate):
+            with pytest.raises(MigrationError, match="stands behind revision r4"):
+                ask(other)
+        assert [revision.revision for revision in schema.plan(database).pending] == ["r3", "r4", "r5"]
+        assert schema.migrate(database) == ["r3", "r4", "r5"]
 
     def test_a_release_that_needs_what_was_taken_away_is_refused(self, database: Settings, choose: Choose) -> None:
         choose("r4")
@@ -188,6 +205,17 @@ class TestPhases:
         schema.migrate(database)
         noted = sql(database, "select revision, phase from schema_revisions order by revision")
         assert noted == [("r1", "expand"), ("r2", "expand"), ("r3", "expand")]
+
+    def test_what_was_applied_before_there_was_a_record_counts_as_another_releases(
+        self, database: Settings, choose: Choose
+    ) -> None:
+        choose("r2")
+        schema.migrate(database)
+        sql(database, "drop table schema_revisions")
+        choose("", r5=("expand", "", "alter table files add column size int"))
+        for ask in (schema.plan, schema.migrate, schema.migrate):
+            with pytest.raises(MigrationError, match="stands behind revision r4"):
+                ask(database)
 
     def test_a_plan_changes_nothing(self, database: Settings, choose: Choose) -> None:
         choose("r2")

@@ -19,6 +19,7 @@ import pytest
 from longhaul import schema
 from longhaul.database import DatabaseUnavailable
 from longhaul.processing.attempts import Attempts
+from longhaul.processing.queue import UPKEEP_QUEUE, UPKEEP_TASK
 from longhaul.services import Services
 from longhaul.settings import Settings
 from longhaul.uploads.core import QUEUE
@@ -190,6 +191,55 @@ async def test_the_job_of_a_worker_that_was_killed_is_done_by_another(conninfo: 
 
         await until(emptied)
         assert again.poll() is None
+
+
+@asynchronous
+async def test_a_worker_that_was_frozen_leaves_the_job_to_the_one_that_has_it_now(
+    conninfo: str, tmp_path: Path
+) -> None:
+    async with workers(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content")
+        frozen = here.start("frozen")
+        await here.script()
+        frozen.send_signal(signal.SIGSTOP)
+        here.forget_script()
+        here.start("other")
+        await here.script()
+        frozen.send_signal(signal.SIGCONT)
+
+        async def noticed() -> bool:
+            return "left alone" in here.log("frozen")
+
+        await until(noticed, seconds=40)
+        assert "attempt superseded" in here.log("frozen")
+        assert here.jobs("status") == [("doing",)]
+        (here.scripts / "go").touch()
+        await here.in_state(upload, State.DONE)
+
+        async def ended() -> bool:
+            return here.jobs("status") == [("succeeded",)]
+
+        await until(ended)
+        assert here.rows("select state from attempts order by number") == [("superseded",), ("done",)]
+
+
+@asynchronous
+async def test_upkeep_finds_uploads_that_have_lost_their_jobs(conninfo: str, tmp_path: Path) -> None:
+    async with workers(conninfo, tmp_path) as here:
+        (here.scripts / "go").touch()
+        upload = await make_upload(here.services, b"content")
+        with psycopg.connect(conninfo) as connection:
+            connection.execute("alter table uploads disable trigger uploads_touch")
+            connection.execute("update uploads set updated_at = now() - interval '1 hour'")
+            connection.execute("alter table uploads enable trigger uploads_touch")
+            connection.execute("update procrastinate_jobs set status = 'failed'")
+            connection.execute(
+                "insert into procrastinate_jobs (queue_name, task_name, args) values (%s, %s, '{\"timestamp\": 1}')",
+                (UPKEEP_QUEUE, UPKEEP_TASK),
+            )
+        here.start("one")
+        await here.in_state(upload, State.DONE)
+        assert "waits without a job" in here.log("one")
 
 
 @asynchronous

@@ -19,7 +19,14 @@ from pathlib import Path
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
 from longhaul.processing.attempts import Attempt, Attempts, Result, result_object
-from longhaul.processing.processor import Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob
+from longhaul.processing.processor import (
+    Outcome,
+    ProcessorError,
+    ProcessorInterrupted,
+    ProcessorJob,
+    UnknownProcessor,
+    printable,
+)
 from longhaul.processing.runner import Runner
 from longhaul.stores.content import hashing, store_file
 from longhaul.stores.interface import Corrupt, ObjectMissing, Store, StoreError
@@ -31,6 +38,9 @@ log = logs.get(__name__)
 
 DEFAULT_PROCESSOR = "inspect_file"
 """What is run for an upload whose metadata does not name a `processor`."""
+UNKNOWN_TRIES = 8
+"""At this attempt an unknown processor is a failure. The queue spreads so many over ten minutes: while processors are
+shipped or a release is deployed, another worker may know it."""
 REPORT_SECONDS = 1.0
 """How often progress is written to the database at most."""
 UNCHANGED_SECONDS = 5.0
@@ -151,6 +161,8 @@ async def _process(services: JobServices, upload_id: str, job_id: int, request_i
 
 
 async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request_id: str | None) -> None:
+    processor = metadata_text(attempt.upload, "processor") or DEFAULT_PROCESSOR
+    _check_processor(services.runner, attempt, processor)
     try:
         directory = Directory.make(services.work, attempt.id)
     except OSError as error:
@@ -160,7 +172,7 @@ async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request
         upload_id=attempt.upload.id,
         job_id=job_id,
         request_id=request_id,
-        processor=metadata_text(attempt.upload, "processor") or DEFAULT_PROCESSOR,
+        processor=processor,
         input=str(directory.input),
         output=str(directory.output),
         scratch=str(directory.scratch),
@@ -187,6 +199,16 @@ async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request
         log.info("results published", extra={"sha256": sha256, "results": [result.name for result in results]})
     finally:
         await asyncio.to_thread(directory.remove)
+
+
+def _check_processor(runner: Runner, attempt: Attempt, processor: str) -> None:
+    """Find out whether it exists before the whole file is fetched. Raises Failed, NotNow."""
+    try:
+        runner.check(processor)
+    except UnknownProcessor as error:
+        raise (NotNow if attempt.number < UNKNOWN_TRIES else Failed)(str(error)) from error
+    except ProcessorError as error:
+        raise NotNow(str(error)) from error
 
 
 async def _fetch(services: JobServices, upload: Upload, directory: Directory, progress: _Progress) -> str:
@@ -307,7 +329,7 @@ class _Progress:
         self._shown = (0.0, "")
 
     def show(self, fraction: float, message: str) -> None:
-        self._shown = (fraction, message)
+        self._shown = (fraction, printable(message))
 
     async def keep_reporting(self) -> None:
         """Write progress for as long as the attempt is wanted; returns when it is not any more."""
@@ -329,7 +351,7 @@ class _Progress:
 async def _while_wanted[T](progress: _Progress, work: Coroutine[None, None, T]) -> T:
     """What `work` returns. While it runs its progress is reported; it is cancelled when nobody wants it any more.
 
-    Raises Superseded then.
+    Raises Superseded then, or what ended the reporting.
     """
     running = asyncio.create_task(work)
     reporting = asyncio.create_task(progress.keep_reporting())
@@ -341,5 +363,6 @@ async def _while_wanted[T](progress: _Progress, work: Coroutine[None, None, T]) 
             task.cancel()
         await asyncio.wait({running, reporting})
     if not wanted:
+        reporting.result()
         raise Superseded
     return running.result()

@@ -27,11 +27,16 @@ LINE_BYTES = 64 * 1024
 """Longest line of progress; a longer one ends the run."""
 LEFTOVER_SECONDS = 5.0
 """How long the output of an ended script may be held open by somebody who left its group."""
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+LONGEST_NAME = 64
+_NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{LONGEST_NAME - 1}}}")
 
 
 class ProcessorError(Exception):
     """The processor cannot be run here and now: this says nothing about the file. The text is for operators."""
+
+
+class UnknownProcessor(ProcessorError):
+    """There are scripts, but none of the name that was asked for. The text is for users too."""
 
 
 class ProcessorInterrupted(ProcessorError):
@@ -88,14 +93,20 @@ class Outcome:
         if not isinstance(values, dict):
             return False
         if isinstance(fraction := values.get("progress"), int | float):
-            self.fraction = min(1.0, max(0.0, float(fraction)))
+            # Not made a float first: that fails for a whole number of 400 digits.
+            self.fraction = float(min(1, max(0, fraction)))
         if isinstance(message := values.get("message"), str):
-            self.message = message[:200]
+            self.message = printable(message)[:200]
         if isinstance(media_type := values.get("media_type"), str):
-            self.media_type = media_type[:200]
+            self.media_type = printable(media_type)[:200]
         if isinstance(error := values.get("error"), str):
-            self.error = error[:2000]
+            self.error = printable(error)[:2000]
         return True
+
+
+def printable(text: str) -> str:
+    """The text in one line, without control characters and halves of characters, which the database refuses."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
 type OnProgress = Callable[[Outcome], None]
@@ -118,12 +129,16 @@ def version_of(scripts: Path) -> str:
 
 
 def find_script(scripts: Path, name: str) -> Path:
-    """The script of a processor. Raises ProcessorError naming those that exist."""
+    """The script of a processor. Raises UnknownProcessor naming those that exist, ProcessorError if none does."""
     script = scripts / f"{name}.py"
-    if not _NAME.fullmatch(name) or not script.is_file():
-        there = ", ".join(sorted(path.stem for path in scripts.glob("*.py"))) or "none"
-        raise ProcessorError(f"there is no processor {name!r} in {scripts} (there: {there})")
-    return script
+    if _NAME.fullmatch(name) and script.is_file():
+        return script
+    there = ", ".join(sorted(path.stem for path in scripts.glob("*.py")))
+    if not there:
+        raise ProcessorError(f"there is no processor at all in {scripts}")
+    raise UnknownProcessor(
+        f"There is no processor {name[:LONGEST_NAME]!r}. Upload the file again with one of these: {there}."
+    )
 
 
 async def run_script(script: Path, job: ProcessorJob, on_line: Callable[[bytes], None]) -> int:

@@ -3,7 +3,7 @@
 Procrastinate notices a dead worker by its missing heartbeat. A worker that only lost its database for a while looks the
 same, so no job is taken from anybody before the database has been reachable for `stalled_seconds`, long enough for the
 living to have sent a heartbeat again. If a job runs twice nevertheless, `attempts` sees to it that it is published
-once.
+once, and each run decides about the job only for as long as it was not put back into the queue.
 """
 
 from __future__ import annotations
@@ -13,11 +13,15 @@ import logging
 import random
 import signal
 from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, LiteralString
 
 from procrastinate import App, JobContext, PsycopgConnector, RetryDecision
-from procrastinate.exceptions import ConnectorException
-from procrastinate.jobs import Job
+from procrastinate.exceptions import ConnectorException, UniqueViolation
+from procrastinate.jobs import Job, Status
+from procrastinate.manager import JobManager
 from procrastinate.retry import BaseRetryStrategy
+from procrastinate.utils import utcnow
 from psycopg.conninfo import make_conninfo
 
 from longhaul import logs
@@ -56,6 +60,53 @@ class _Again(BaseRetryStrategy):
         return None
 
 
+class _Jobs(JobManager):
+    """Ends a job, or puts it back, only for the run that it was fetched for.
+
+    Procrastinate asks for the job's id alone. Each way back into the queue raises `attempts`, so a worker that was
+    thought dead finds another number there and leaves the job to whoever runs it now.
+    """
+
+    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        """End the job, unless it is another run's by now."""
+        await self._decide(
+            job,
+            "select procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) from ours",
+            status=status.value,
+            delete_job=delete_job,
+        )
+
+    async def retry_job(
+        self,
+        job: Job,
+        retry_at: datetime | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        lock: str | None = None,
+    ) -> None:
+        """Put the job back into the queue, unless it is another run's by now."""
+        await self._decide(
+            job,
+            "select procrastinate_retry_job_v2(id, %(retry_at)s, %(priority)s, %(queue)s, %(lock)s) from ours",
+            retry_at=retry_at or utcnow(),
+            priority=priority,
+            queue=queue,
+            lock=lock,
+        )
+
+    async def _decide(self, job: Job, decision: LiteralString, **values: Any) -> None:
+        done = await self.connector.execute_query_all_async(
+            # Locked by a query of its own: one query would decide first and lock then.
+            "with ours as (select id from procrastinate_jobs where id = %(id)s and status = 'doing'"  # noqa: S608  # ours
+            " and attempts = %(attempts)s for update) " + decision,
+            id=job.id,
+            attempts=job.attempts,
+            **values,
+        )
+        if not done:
+            log.info("the job has ended or is another run's by now: left alone", extra={"job_id": job.id})
+
+
 def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
     """The queue with our two tasks: `process(upload_id, job_id, request_id)` and the hourly `upkeep()`."""
     connector = PsycopgConnector(
@@ -71,6 +122,7 @@ def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
         timeout=CONNECT_SECONDS,
     )
     app = App(connector=connector)
+    app.job_manager = _Jobs(connector)
 
     @app.task(name=TASK, queue=QUEUE, pass_context=True, retry=_Again())
     async def process_upload(context: JobContext, *, upload_id: str, request_id: str | None = None) -> None:
@@ -138,19 +190,20 @@ async def reap(app: App, stalled_seconds: float) -> None:
                 reachable_since = loop.time()
             if loop.time() - reachable_since >= stalled_seconds:
                 for job in jobs:
-                    await _requeue(app, job)
+                    await requeue(app, job)
         except ConnectorException as error:
             reachable_since = None
             log.warning("the queue cannot be reached", extra={"error": str(error)})
         await asyncio.sleep(stalled_seconds / REAPS)
 
 
-async def _requeue(app: App, job: Job) -> None:
+async def requeue(app: App, job: Job) -> None:
+    """Give the job of a dead worker back to the queue, unless that has happened."""
     upload_id, request_id = job.task_kwargs.get("upload_id"), job.task_kwargs.get("request_id")
     with logs.bound(job_id=job.id, upload_id=str(upload_id), request_id=str(request_id)):
         log.warning("the worker of this job is dead: the job runs again", extra={"worker": job.worker_id})
         try:
             await app.job_manager.retry_job(job)
-        except ConnectorException as error:
-            # Another worker's reaper was quicker, or the job has ended after all.
-            log.info("not queued again", extra={"error": str(error)})
+        except UniqueViolation:
+            log.info("not queued again: another job that waits will do the same")
+            await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)

@@ -29,6 +29,9 @@ log = logs.get(__name__)
 class Runner(Protocol):
     """Runs processors."""
 
+    def check(self, processor: str) -> None:
+        """Raise what `find_script` raises, at once and without a file, if a run would find no such processor."""
+
     async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
         """Run to the end; `on_progress` is called for each line of progress. Cancelling ends the run.
 
@@ -41,6 +44,10 @@ class SubprocessRunner:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    def check(self, processor: str) -> None:
+        """See Runner."""
+        find_script(scripts_in_use(self._directory), processor)
 
     async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
         """See Runner."""
@@ -60,8 +67,14 @@ class SubprocessRunner:
 class SocketRunner:
     """Asks the unit behind a Unix socket: one line with the job, then lines of progress, then the verdict."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, directory: Path) -> None:
+        """`directory` is the one whose scripts the unit runs."""
         self._path = path
+        self._directory = directory
+
+    def check(self, processor: str) -> None:
+        """See Runner."""
+        find_script(scripts_in_use(self._directory), processor)
 
     async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
         """See Runner. Hanging up makes systemd end the run and all that belongs to it."""
@@ -115,8 +128,7 @@ def _verdict(line: bytes, outcome: Outcome) -> Outcome:
 
 def from_settings(settings: Settings) -> Runner:
     """The runner that the settings ask for. Raises SettingsError."""
-    if settings.processor_socket:
-        return SocketRunner(settings.processor_socket)
     if not settings.processors:
-        raise SettingsError("set LONGHAUL_PROCESSOR_SOCKET, or LONGHAUL_PROCESSORS to the directory of the scripts")
-    return SubprocessRunner(Path(settings.processors))
+        raise SettingsError("set LONGHAUL_PROCESSORS to the directory of the scripts")
+    scripts = Path(settings.processors)
+    return SocketRunner(settings.processor_socket, scripts) if settings.processor_socket else SubprocessRunner(scripts)

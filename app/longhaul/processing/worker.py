@@ -48,6 +48,7 @@ async def _take_jobs(settings: Settings, services: Services, jobs: JobServices) 
         await process(jobs, upload_id, job_id, request_id)
 
     async def upkeep() -> None:
+        await services.uploads.queue_lost()
         await garbage.sweep(services.uploads, services.store, keep_days=settings.keep_days)
         await sweep_results(services.database, jobs.attempts, services.store, keep_days=settings.keep_days)
 

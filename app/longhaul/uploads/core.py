@@ -42,8 +42,15 @@ TASK = "longhaul.process"
 WORKER_METADATA = "worker"
 """Key of an upload's metadata that names the one worker which shall process it: so a probe proves a certain host."""
 
+LOST_AFTER = timedelta(minutes=1)
+"""An upload that waits without a job has lost it, once nothing was heard of it for so long: a run reports every 5 s."""
+
 _HOST_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _ENDED = [State.TERMINATED.value, State.EXPIRED.value]
+_LOST = (
+    "select * from uploads where state in ('queued', 'processing') and updated_at < now() - %s and not exists (select"
+    " from procrastinate_jobs where status in ('todo', 'doing') and task_name = %s and args->>'upload_id' = uploads.id)"
+)
 
 
 class Uploads:
@@ -311,6 +318,25 @@ class Uploads:
             )
 
         await self.database.retrying(work, seconds=self.patience)
+
+    async def queue_lost(self, after: timedelta = LOST_AFTER) -> list[Upload]:
+        """Queue the complete uploads that have waited for longer than `after` without a job, and return them.
+
+        An upload and its job change in the same transaction, or the upload first, so there should be none; but what
+        ends a job by mistake must not leave its upload waiting for ever. One job too many is harmless (see `attempts`).
+        """
+
+        async def work(connection: Connection) -> list[Upload]:
+            # A statement of its own: the one that looks again then sees what another such call has queued meanwhile.
+            await _all(connection, f"{_LOST} for update", after, TASK)
+            lost = await _all(connection, _LOST, after, TASK)
+            for upload in lost:
+                log.warning("an upload waits without a job: queued again", extra={"upload_id": upload.id})
+                with logs.bound(request_id=upload.request_id):
+                    await self._enqueue(connection, upload)
+            return lost
+
+        return await self.database.retrying(work, seconds=self.patience)
 
     async def _enqueue(self, connection: Connection, upload: Upload) -> None:
         job = await self._jobs.defer_job_async(

@@ -1,0 +1,162 @@
+"""Jobs in the queue belong to the run that fetched them, and no upload that waits is without one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from procrastinate import App
+from procrastinate.jobs import Job, Status
+
+from longhaul.processing import queue
+from longhaul.services import Services
+from longhaul.uploads.core import QUEUE, queue_for
+from longhaul.uploads.model import State, Upload
+from tests.support import asynchronous, make_settings, make_upload
+
+NOW = timedelta(0)
+
+
+class World:
+    """The queue of a database of the test's own, as workers see it."""
+
+    def __init__(self, conninfo: str, services: Services, app: App) -> None:
+        self.conninfo = conninfo
+        self.services = services
+        self.jobs = app.job_manager
+        self.app = app
+
+    async def upload(self, **metadata: str) -> Upload:
+        return await make_upload(self.services, b"content", **metadata)
+
+    async def worker(self) -> int:
+        return await self.jobs.register_worker()
+
+    async def fetch(self, worker: int, queue_name: str = QUEUE) -> Job:
+        job = await self.jobs.fetch_job([queue_name], worker)
+        assert job is not None
+        return job
+
+    def rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.conninfo) as connection:
+            cursor = connection.execute(query.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    def state_of(self, job: Job) -> tuple[str, int | None]:
+        [(status, worker)] = self.rows("select status, worker_id from procrastinate_jobs where id = %s", job.id)
+        return status, worker
+
+
+@contextlib.asynccontextmanager
+async def world(conninfo: str, root: Path) -> AsyncIterator[World]:
+    async def nothing(*_: object) -> None: ...
+
+    settings = make_settings(conninfo, root)
+    services = Services.from_settings(settings)
+    app = queue.make_app(settings, nothing, nothing)
+    try:
+        async with app.open_async():
+            yield World(conninfo, services, app)
+    finally:
+        await services.close()
+
+
+@pytest.mark.parametrize("same_worker", [False, True], ids=["another worker", "the same worker"])
+@pytest.mark.parametrize("action", ["finish", "put back", "reap"])
+@asynchronous
+async def test_a_run_that_was_thought_dead_leaves_the_next_one_its_job(
+    conninfo: str, tmp_path: Path, action: str, same_worker: bool
+) -> None:
+    async with world(conninfo, tmp_path) as here:
+        await here.upload()
+        thought_dead = await here.worker()
+        alive = thought_dead if same_worker else await here.worker()
+        old = await here.fetch(thought_dead)
+        [stalled] = await here.jobs.get_stalled_jobs(seconds_since_heartbeat=0)
+        await queue.requeue(here.app, stalled)
+        new = await here.fetch(alive)
+        assert new.id == old.id
+        match action:
+            case "finish":
+                await here.jobs.finish_job(old, Status.SUCCEEDED, delete_job=False)
+            case "put back":
+                await here.jobs.retry_job(old)
+            case _:  # a reaper that looked when the other one did, and is slower
+                await queue.requeue(here.app, stalled)
+        assert here.state_of(new) == ("doing", alive)
+        await here.jobs.finish_job(new, Status.SUCCEEDED, delete_job=False)
+        assert here.state_of(new) == ("succeeded", alive)
+
+
+@asynchronous
+async def test_a_worker_that_the_others_forgot_still_ends_its_own_job(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        await here.upload()
+        job = await here.fetch(await here.worker())
+        await here.jobs.prune_stalled_workers(0)
+        await here.jobs.finish_job(job, Status.SUCCEEDED, delete_job=False)
+        assert here.state_of(job) == ("succeeded", None)
+
+
+@asynchronous
+async def test_the_next_upkeep_runs_though_the_worker_of_the_last_one_died(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upkeep = here.app.tasks[queue.UPKEEP_TASK]
+        await upkeep.defer_async(timestamp=1)
+        last = await here.fetch(await here.worker(), queue.UPKEEP_QUEUE)
+        await upkeep.defer_async(timestamp=2)
+        [stalled] = await here.jobs.get_stalled_jobs(seconds_since_heartbeat=0)
+        await queue.requeue(here.app, stalled)
+        following = await here.fetch(await here.worker(), queue.UPKEEP_QUEUE)
+        assert following.id != last.id
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.PROCESSING])
+@pytest.mark.parametrize("worker", ["", "two"], ids=["any worker", "a worker of its own"])
+@asynchronous
+async def test_an_upload_that_has_lost_its_job_gets_another(
+    conninfo: str, tmp_path: Path, state: State, worker: str
+) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await here.upload(**({"worker": worker} if worker else {}))
+        queue_name = queue_for(worker) if worker else QUEUE
+        lost = await here.fetch(await here.worker(), queue_name)
+        here.rows("update uploads set state = %s where id = %s", state, upload.id)
+        await here.jobs.finish_job(lost, Status.SUCCEEDED, delete_job=False)
+        # Whoever still works on it reports now and then, and is not disturbed.
+        assert await here.services.uploads.queue_lost() == []
+        assert [one.id for one in await here.services.uploads.queue_lost(NOW)] == [upload.id]
+        assert await here.services.uploads.queue_lost(NOW) == []
+        job = await here.fetch(await here.worker(), queue_name)
+        assert job.task_kwargs["upload_id"] == upload.id
+
+
+@asynchronous
+async def test_what_has_a_job_or_needs_none_gets_no_other(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        running = await here.upload()
+        job = await here.fetch(await here.worker())
+        await here.upload()
+        ended = [await here.upload() for _ in ("done", "failed", "terminated")]
+        for upload, state in zip(ended, ("done", "failed", "terminated"), strict=True):
+            here.rows("update uploads set state = %s where id = %s", state, upload.id)
+            here.rows("delete from procrastinate_jobs where args->>'upload_id' = %s", upload.id)
+        await here.services.uploads.create(owner="ann", size=10)
+        assert job.task_kwargs["upload_id"] == running.id
+        assert await here.services.uploads.queue_lost(NOW) == []
+
+
+@asynchronous
+async def test_two_that_look_for_lost_jobs_at_once_queue_each_once(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        uploads = {(await here.upload()).id for _ in range(20)}
+        here.rows("delete from procrastinate_jobs")
+        found = await asyncio.gather(*[here.services.uploads.queue_lost(NOW) for _ in range(4)])
+        assert sorted(upload.id for each in found for upload in each) == sorted(uploads)
+        assert here.rows("select count(*) from procrastinate_jobs") == [(20,)]
