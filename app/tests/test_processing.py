@@ -504,6 +504,21 @@ async def test_a_job_that_cannot_record_its_verdict_runs_again(
         assert await here.state(upload.id) is State.DONE
 
 
+async def stop_in_the_middle(here: World, upload_id: str) -> None:
+    """Process an upload until its processor runs, then cancel that, as a worker that stops does."""
+    begun = asyncio.Event()
+
+    async def run(_: ProcessorJob) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    working = asyncio.create_task(process(here.with_runner(run), upload_id, JOB, None))
+    await begun.wait()
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+
+
 @asynchronous
 async def test_a_worker_that_stops_without_a_database_still_stops(
     conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -514,34 +529,14 @@ async def test_a_worker_that_stops_without_a_database_still_stops(
     async with world(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")
         monkeypatch.setattr(here.attempts, "give_back", away)
-        begun = asyncio.Event()
-
-        async def run(_: ProcessorJob) -> None:
-            begun.set()
-            await asyncio.Event().wait()
-
-        working = asyncio.create_task(process(here.with_runner(run), upload.id, JOB, None))
-        await begun.wait()
-        working.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await working
+        await stop_in_the_middle(here, upload.id)
 
 
 @asynchronous
 async def test_a_worker_that_stops_hands_its_upload_back(conninfo: str, tmp_path: Path) -> None:
     async with world(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")
-        begun = asyncio.Event()
-
-        async def run(_: ProcessorJob) -> None:
-            begun.set()
-            await asyncio.Event().wait()
-
-        working = asyncio.create_task(process(here.with_runner(run), upload.id, JOB, None))
-        await begun.wait()
-        working.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await working
+        await stop_in_the_middle(here, upload.id)
         assert await here.state(upload.id) is State.QUEUED
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ops import remote
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 
@@ -54,10 +55,10 @@ def web_hosts_for(environment: Environment, hosts: list[Host]) -> dict[str, Host
     are among `hosts` the first, else the first there is.
     """
     chosen: dict[str, Host] = {}
-    # The last one written stays.
-    for host in reversed([*(host for host in hosts if "web" in host.groups), *environment.group("web")]):
-        if host.datacentre in {other.datacentre for other in hosts}:
-            chosen[host.datacentre] = host
+    datacentres = {host.datacentre for host in hosts}
+    for host in (*(host for host in hosts if "web" in host.groups), *environment.group("web")):
+        if host.datacentre in datacentres:
+            chosen.setdefault(host.datacentre, host)
     return chosen
 
 
@@ -66,12 +67,12 @@ def away(environment: Environment, hosts: list[Host]) -> list[str]:
 
     def answers(host: Host) -> bool:
         try:
-            with environment.connection(host) as connection:
-                return bool(connection.run("true", hide=True, warn=True, timeout=ANSWER_SECONDS).ok)
-        except Failure:
-            raise
-        except Exception:  # noqa: BLE001 - whatever SSH meets, the host is not there
+            remote.answer(environment, host, ["true"])
+        except Failure as failure:
+            if failure.code != Exit.UNAVAILABLE:
+                raise
             return False
+        return True
 
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
         return [host.name for host, there in zip(hosts, pool.map(answers, hosts), strict=True) if not there]

@@ -88,7 +88,7 @@ class Machine:
             except Failure:
                 for name in reversed(changed):
                     self._return_processors(name, before[name])
-                if not self._use(before):
+                if not self._all_use(before):
                     self.record.result = records.FAILED
                 raise
 
@@ -207,7 +207,7 @@ class Machine:
             yield
         console.print(f"{name}: {self.record.steps[-1].seconds:.0f} s")
 
-    def _use(self, processors: Mapping[str, str]) -> bool:
+    def _all_use(self, processors: Mapping[str, str]) -> bool:
         """Whether every host says that it uses what is named for it: one that died in the middle could not return."""
         try:
             found = fleet.ask(self.environment, self.hosts)
@@ -221,7 +221,6 @@ class Machine:
             with self._step(f"return the processors of {host}"):
                 self._processors(host, before, None)
         except Failure as worse:
-            self.record.result = records.FAILED
             console.print(f"{host}: {worse.message}", markup=False)
 
     def _processors(self, host: str, version: str, shipment: Release | None) -> None:

@@ -21,32 +21,31 @@ from ops.paths import ROOT
 USER, GROUP, OTHER = 64_000, 64_001, 64_002
 
 
-def test_failure_becomes_message_and_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (Failure("It broke [here].", "Mend it.", Exit.BAD_INPUT), Exit.BAD_INPUT, ["It broke [here].", "Mend it."]),
+        (
+            PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/somewhere/vault.yml"),
+            Exit.NO_PERMISSION,
+            ["/somewhere/vault.yml is not for this user: Permission denied.", "sudo ./inv"],
+        ),
+    ],
+    ids=["failure", "not for this user"],
+)
+def test_failure_becomes_message_and_exit_code(
+    error: Exception, code: Exit, says: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
     @task()
     def broken(_context: object) -> None:
         """Break."""
-        raise Failure("It broke [here].", "Mend it.", Exit.BAD_INPUT)
+        raise error
 
     with pytest.raises(SystemExit) as caught:
         broken.body(None)
-    assert caught.value.code == Exit.BAD_INPUT
+    assert caught.value.code == code
     shown = capfd.readouterr().err
-    assert "It broke [here]." in shown
-    assert "Mend it." in shown
-
-
-def test_what_a_user_may_not_read_is_said_with_what_to_do(capfd: pytest.CaptureFixture[str]) -> None:
-    @task()
-    def nosy(_context: object) -> None:
-        """Read."""
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/somewhere/vault.yml")
-
-    with pytest.raises(SystemExit) as caught:
-        nosy.body(None)
-    assert caught.value.code == Exit.NO_PERMISSION
-    shown = capfd.readouterr().err
-    assert "/somewhere/vault.yml is not for this user: Permission denied." in shown
-    assert "sudo ./inv" in shown
+    assert [text for text in says if text not in shown] == []
 
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root leaves files that their users cannot change")

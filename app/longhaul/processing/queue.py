@@ -97,7 +97,7 @@ class _Jobs(JobManager):
     async def _decide(self, job: Job, decision: LiteralString, **values: Any) -> None:
         done = await self.connector.execute_query_all_async(
             # Locked by a query of its own: one query would decide first and lock then.
-            "with ours as (select id from procrastinate_jobs where id = %(id)s and status = 'doing'"  # noqa: S608  # ours
+            "with ours as (select id from procrastinate_jobs where id = %(id)s and status = 'doing'"  # noqa: S608 - of our words only
             " and attempts = %(attempts)s for update) " + decision,
             id=job.id,
             attempts=job.attempts,
