@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong settings (as in sysexits.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,14 +57,11 @@ def processor(_: argparse.Namespace) -> int:
 
 
 def migrate(arguments: argparse.Namespace) -> int:
-    """Bring the database's tables to this release's shape, or only tell what that would be."""
+    """Bring the database's tables to this release's shape."""
     from longhaul import schema
 
     heads = [head for head in arguments.kept_heads.split(",") if head]
     try:
-        if arguments.plan:
-            sys.stdout.write(json.dumps(schema.plan(_settings()).as_dict()) + "\n")
-            return 0
         applied = schema.migrate(_settings(), arguments.phase, heads)
     except schema.MigrationError as error:
         logs.get(__name__).error(str(error))
@@ -76,9 +72,6 @@ def migrate(arguments: argparse.Namespace) -> int:
 
 def _migrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phase", choices=["expand", "contract"], default="expand")
-    parser.add_argument(
-        "--plan", action="store_true", help="change nothing; fail if this release cannot use the database"
-    )
     parser.add_argument(
         "--kept-heads", default="", metavar="REVISION,...", help="for contract: newest revisions of all kept releases"
     )

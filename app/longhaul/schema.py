@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -78,10 +78,6 @@ class Plan:
     ahead: bool
     pending: list[Revision]
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
 
 def scripts() -> ScriptDirectory:
     """The revisions of this release."""
@@ -121,14 +117,6 @@ def migrate(settings: Settings, phase: Phase = "expand", kept_heads: Sequence[st
             _patiently(partial(_apply, connection, settings.release, revision), connection, revision)
             log.info("revision applied", extra={"revision": revision.revision, "phase": revision.phase})
         return [revision.revision for revision in wanted]
-
-
-def plan(settings: Settings) -> Plan:
-    """What `migrate` would find; changes nothing. Raises MigrationError if this release cannot use the database."""
-    with _connection(settings) as connection:
-        found = _plan(connection)
-        _expansion(found, unused=_unused(connection, settings.release, found))
-    return found
 
 
 def phase_of(script: Script) -> Phase:

@@ -96,6 +96,12 @@ def sql(settings: Settings, query: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+def look(settings: Settings) -> schema.Plan:
+    """What a migration finds."""
+    with schema._connection(settings) as connection:
+        return schema._plan(connection)
+
+
 class TestPhases:
     def test_old_and_new_code_work_on_the_expanded_database(self, database: Settings, choose: Choose) -> None:
         choose("r1")
@@ -108,7 +114,7 @@ class TestPhases:
         assert sql(database, READS["r1"]) == [("by 1",), ("by 2",)]
         assert sql(database, READS["r2"]) == [("by 1", None), ("by 2", "by 2")]
         choose("r1")
-        plan = schema.plan(database)
+        plan = look(database)
         assert (plan.current, plan.ahead, plan.pending) == ("r2", True, [])
         assert schema.migrate(database) == [], "an older release finds nothing to do"
 
@@ -117,7 +123,7 @@ class TestPhases:
     ) -> None:
         choose("r4")
         assert schema.migrate(database) == ["r1", "r2", "r3"]
-        assert [revision.phase for revision in schema.plan(database).pending] == ["contract"]
+        assert [revision.phase for revision in look(database).pending] == ["contract"]
         sql(database, WRITES["r2"])
         for kept in (["r4", "r2"], ["r1"], []):
             with pytest.raises(MigrationError, match=r"hosts keep"):
@@ -135,9 +141,8 @@ class TestPhases:
         database = replace(database, release="newer")
         choose("", r5=("expand", "", "alter table files add column size int"))
         refused = r"revision r5, which this release needs, stands behind revision r4, .*inv database.contract"
-        for ask in (schema.plan, schema.migrate):
-            with pytest.raises(MigrationError, match=refused):
-                ask(database)
+        with pytest.raises(MigrationError, match=refused):
+            schema.migrate(database)
         assert sql(database, "select version_num from alembic_version") == [("r2",)]
         # A release that ends with the contracting revision is deployed, and that revision applied when it may be.
         choose("r4")
@@ -148,13 +153,12 @@ class TestPhases:
         choose("r4")
         assert schema.migrate(database, "contract", ["r3", "r4"]) == ["r4"]
         choose("", r5=("expand", "", "alter table files add column size int"))
-        schema.plan(database)
         assert schema.migrate(database) == ["r5"]
 
     def test_an_empty_database_gets_all_that_a_release_needs(self, database: Settings, choose: Choose) -> None:
         choose("", r5=("expand", "", "alter table files add column size int"), r6=("contract", "r5", "select 1"))
         assert schema.migrate(database) == ["r1", "r2", "r3", "r4", "r5"]
-        assert [revision.revision for revision in schema.plan(database).pending] == ["r6"]
+        assert [revision.revision for revision in look(database).pending] == ["r6"]
 
     def test_a_first_deployment_that_was_interrupted_is_resumed_by_its_release_alone(
         self, database: Settings, choose: Choose
@@ -165,10 +169,9 @@ class TestPhases:
             schema.migrate(database)
         choose("", **further)
         other = replace(database, release="another")
-        for ask in (schema.plan, schema.migrate):
-            with pytest.raises(MigrationError, match="stands behind revision r4"):
-                ask(other)
-        assert [revision.revision for revision in schema.plan(database).pending] == ["r3", "r4", "r5"]
+        with pytest.raises(MigrationError, match="stands behind revision r4"):
+            schema.migrate(other)
+        assert [revision.revision for revision in look(database).pending] == ["r3", "r4", "r5"]
         assert schema.migrate(database) == ["r3", "r4", "r5"]
 
     def test_a_release_that_needs_what_was_taken_away_is_refused(self, database: Settings, choose: Choose) -> None:
@@ -176,12 +179,10 @@ class TestPhases:
         schema.migrate(database)
         schema.migrate(database, "contract", ["r4"])
         choose("r3")
-        assert schema.plan(database).ahead
+        assert look(database).ahead
         for head in ("r1", "r2"):
             choose(head)
             with pytest.raises(MigrationError, match=r"revision r4 took away .* from revision r3 on"):
-                schema.plan(database)
-            with pytest.raises(MigrationError, match="revision r4 took away"):
                 schema.migrate(database)
             with pytest.raises(psycopg.errors.UndefinedColumn):
                 sql(database, READS[head])  # and rightly so
@@ -192,10 +193,10 @@ class TestPhases:
     ) -> None:
         choose("", r5=("contract", needs_head or "''", "select 1"))
         if needs_head == "r4":
-            schema.plan(database)  # the one before it is fine
+            look(database)  # the one before it is fine
             return
         with pytest.raises(MigrationError, match="r5 contracts: it must declare needs_head"):
-            schema.plan(database)
+            look(database)
 
     def test_what_was_applied_before_there_was_a_record_is_noted(self, database: Settings, choose: Choose) -> None:
         choose("r2")
@@ -213,14 +214,9 @@ class TestPhases:
         schema.migrate(database)
         sql(database, "drop table schema_revisions")
         choose("", r5=("expand", "", "alter table files add column size int"))
-        for ask in (schema.plan, schema.migrate, schema.migrate):
+        for _ in range(2):
             with pytest.raises(MigrationError, match="stands behind revision r4"):
-                ask(database)
-
-    def test_a_plan_changes_nothing(self, database: Settings, choose: Choose) -> None:
-        choose("r2")
-        assert [revision.revision for revision in schema.plan(database).pending] == ["r1", "r2"]
-        assert sql(database, "select count(*) from pg_tables where schemaname = 'public'") == [(0,)]
+                schema.migrate(database)
 
 
 @pytest.fixture
