@@ -40,8 +40,9 @@ class Step:
 @task(name="rotate-ca", help={"env": "environment whose authority is meant", "yes": "do not ask"})
 def rotate(_context: object, env: str, *, yes: bool = False) -> None:
     """Replace the certificate authority, step by step."""
+    environment = Environment.named(env)
     step = next_step(env, secrets.read(env))
-    require_ready(Environment.named(env), step)
+    require_ready(environment, step)
     confirm(f"{env}: {step.what}?", yes=yes)
     secrets.replace(env, step.new)
     console.print(f"Done in {secrets.vault_path(env)}. Carry it to the hosts with: ./inv provision --env={env}")

@@ -73,6 +73,7 @@ def deploy(
     """Build, prepare all hosts, switch, and prove it."""
     began = time.monotonic()
     environment = Environment.named(env)
+    fleet.hosts_of(environment, limit)  # a wrong name is said before anything is started
     if environment.is_lab:
         environment = _lab_up(environment)
     else:

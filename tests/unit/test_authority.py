@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ops import authority, authority_probe, pki, remote, secrets
 from ops.environment import Environment, Host
-from ops.errors import Failure
+from ops.errors import Exit, Failure
 from ops.paths import ROLES
 
 SITE = "staging"
@@ -184,3 +184,10 @@ def test_a_step_that_comes_too_early_says_what_to_do(values: dict[str, Any], env
     with pytest.raises(Failure, match="data1: it does not trust") as caught:
         authority.require_ready(environment, authority.next_step(SITE, values))
     assert f"provision --env={SITE}" in caught.value.hint
+
+
+def test_an_unknown_environment_is_said_and_not_its_lack_of_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        authority.rotate.body(None, env="nowhere")
+    assert ended.value.code == Exit.USAGE
+    assert "nowhere" in capsys.readouterr().err

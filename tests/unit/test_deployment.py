@@ -390,6 +390,18 @@ class TestMachine:
         assert asked == ["-", ""]
 
 
+def test_a_wrong_name_is_said_before_a_lab_is_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[Environment] = []
+    monkeypatch.setattr(deploying, "_lab_up", started.append)
+    with pytest.raises(SystemExit) as ended:
+        deploying.deploy.body(None, env="lab", limit="nobody")
+    assert ended.value.code == Exit.USAGE
+    assert "no host 'nobody'" in capsys.readouterr().err
+    assert not started
+
+
 class TestTheWayBack:
     """What ops/deploy.py finds out before a machine is made."""
 
