@@ -16,6 +16,7 @@ BARE = "web2"
 PASSWORD = "as set by the provider"
 MAKE_BARE = f"""
 set -e
+sed -i '/^Package: netbase$/,/^$/s/^Version: .*/Version: 0~older/' /var/lib/dpkg/status
 userdel --remove --force ops
 rm -f /etc/sudoers.d/ops
 SUDO_FORCE_REMOVE=yes dpkg --purge --force-depends sudo >/dev/null
@@ -77,6 +78,7 @@ def test_the_host_is_handed_over_from_root_to_ops(environment: Environment, bare
     bootstrap.run(environment, bare, user="root", password=PASSWORD, expected="")
     answer = environment.connection(bare).run("sudo -n id -u", hide=True)
     assert answer.stdout == "0\n"
+    assert "0 upgraded" in environment.connection(bare).run("apt-get --simulate dist-upgrade", hide=True).stdout
     refused = subprocess.run(
         ["ssh", *environment.ssh_options(), "-o", "BatchMode=yes", f"root@{bare.address}", "true"],
         capture_output=True,
