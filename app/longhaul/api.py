@@ -46,9 +46,7 @@ class Api:
     async def list(self, request: Request, identity: Identity) -> Response:
         uploads = await self._services.uploads.list(identity.owner, SHOWN)
         base = base_url(self._services, request)
-        return JSONResponse(
-            {"uploads": [describe(upload, [], base) for upload in uploads if upload.state is not State.TERMINATED]}
-        )
+        return JSONResponse({"uploads": [describe(upload, [], base) for upload in uploads]})
 
     async def get(self, request: Request, identity: Identity) -> Response:
         upload = await own(self._services, request, identity)

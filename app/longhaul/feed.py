@@ -89,10 +89,9 @@ class _Connection:
                 self.wake.set()
 
     def everything(self, uploads: list[Upload]) -> bytes:
-        shown = [upload for upload in uploads if upload.state is not State.TERMINATED or self._only]
-        for upload in shown:
+        for upload in uploads:
             self._remember(upload)
-        return _event("all", b"[" + b",".join(self._told[upload.id][1] for upload in shown) + b"]")
+        return _event("all", b"[" + b",".join(self._told[upload.id][1] for upload in uploads) + b"]")
 
     def news(self) -> list[bytes]:
         """An event for each upload whose view is not what was told last."""

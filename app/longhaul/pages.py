@@ -18,7 +18,7 @@ from longhaul.guard import Trouble
 from longhaul.processing.attempts import Attempts, Result
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
-from longhaul.uploads.model import State, Upload
+from longhaul.uploads.model import Upload
 from longhaul.views import size_text, time_text, view
 
 log = logs.get(__name__)
@@ -51,7 +51,7 @@ class Pages:
         return self._render(
             identity,
             "landing.html",
-            views=[view(upload, now) for upload in uploads if upload.state is not State.TERMINATED],
+            views=[view(upload, now) for upload in uploads],
             shown=SHOWN if len(uploads) == SHOWN else None,
             max_bytes=self._services.settings.max_upload_bytes,
             # Twice what the server itself waits for a database or store that is away.

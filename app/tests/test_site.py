@@ -23,6 +23,7 @@ import psycopg
 import pytest
 
 from longhaul.database import DatabaseUnavailable
+from longhaul.feed import SHOWN
 from longhaul.guard import trouble_of
 from longhaul.processing.attempts import Attempts, Result, result_object
 from longhaul.services import Services
@@ -379,6 +380,21 @@ def test_deleting(site: Site) -> None:
     assert upload_id not in browser.get("/").text
     assert "Deleted" in browser.get(f"/uploads/{upload_id}").text
     assert browser.ask("DELETE", f"/api/uploads/{upload_id}").status == 410
+
+
+def test_deleted_files_take_no_place_in_the_list(site: Site) -> None:
+    """As many as a list has, all newer."""
+    browser = site.browser("bob")
+    upload_id = browser.upload(b"content", "kept.txt")
+    site.sql(
+        "insert into uploads select (jsonb_populate_record(kept, jsonb_build_object("
+        "'id', lpad(number::text, 16, '0'), 'key', number, 'state', 'terminated', 'created_at', now()))).*"
+        " from uploads as kept, generate_series(1, %s) as number where id = %s",
+        SHOWN,
+        upload_id,
+    )
+    assert "kept.txt" in browser.get("/").text
+    assert upload_id in [upload["id"] for upload in browser.get("/api/uploads").json["uploads"]]
 
 
 def test_a_failed_upload_says_why_and_can_be_retried(site: Site) -> None:

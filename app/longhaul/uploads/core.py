@@ -352,11 +352,14 @@ class Uploads:
         log.info("processing queued", extra={"upload_id": upload.id, "job_id": job.id})
 
     async def list(self, owner: str, limit: int = 200) -> list[Upload]:
-        """The owner's uploads, newest first."""
+        """The owner's uploads that nobody has deleted, newest first."""
 
         async def work(connection: Connection) -> list[Upload]:
             return await _all(
-                connection, "select * from uploads where owner = %s order by created_at desc limit %s", owner, limit
+                connection,
+                "select * from uploads where owner = %s and state <> 'terminated' order by created_at desc limit %s",
+                owner,
+                limit,
             )
 
         return await self.database.transaction(work)
