@@ -78,7 +78,7 @@ def test_the_host_is_handed_over_from_root_to_ops(environment: Environment, bare
     bootstrap.run(environment, bare, user="root", password=PASSWORD, expected="")
     answer = environment.connection(bare).run("sudo -n id -u", hide=True)
     assert answer.stdout == "0\n"
-    assert "0 upgraded" in environment.connection(bare).run("apt-get --simulate dist-upgrade", hide=True).stdout
+    assert "\n0 upgraded," in environment.connection(bare).run("apt-get --simulate dist-upgrade", hide=True).stdout
     refused = subprocess.run(
         ["ssh", *environment.ssh_options(), "-o", "BatchMode=yes", f"root@{bare.address}", "true"],
         capture_output=True,
