@@ -15,17 +15,19 @@ WHOLE = PROFILES["deploy"]
 
 def test_a_deployment_and_the_way_back(site: Site, current: release.Release) -> None:
     version, before = name_of(current), site.versions()["web1"]
-    with altered(current, version), under_load(site, WHOLE):
+    with altered(current, version), under_load(site, WHOLE) as users:
         # All of it: hosts are looked at too, and left as they are.
         done = inv("deploy", f"--env={LAB_ENVIRONMENT}", f"--release={version}", "--yes", seconds=1200)
         assert done.returncode == 0, done.stdout[-10000:]
         assert_on(site, version)
         back = inv("rollback", f"--env={LAB_ENVIRONMENT}", f"--to={before}", "--yes")
         assert back.returncode == 0, back.stdout[-10000:]
+        assert users.running, "the users had left before the end"
     assert_on(site, before)
 
 
 def test_all_hosts_are_rebooted(site: Site) -> None:
-    with under_load(site, WHOLE):
+    with under_load(site, WHOLE) as users:
         done = inv("host.reboot", f"--env={LAB_ENVIRONMENT}", "--rolling", "--all", seconds=1200)
         assert done.returncode == 0, done.stdout[-10000:]
+        assert users.running, "the users had left before the end"
