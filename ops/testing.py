@@ -161,8 +161,8 @@ def _soak() -> None:
     _ensure_browser()
     # Two runs: the application's tests have a configuration of their own.
     failed = []
-    # Nearly all of the time goes into two tests, which stand in one file.
-    for arguments in ((*APP_TESTS, "worksteal"), ("tests/soak", "-q")):
+    # Nearly all of the application's time goes into two tests, which stand in one file.
+    for arguments in (("tests/soak", "-q"), (*APP_TESTS, "worksteal")):
         try:
             _pytest(*arguments, environment={"LONGHAUL_LAB": TEST_LAB, "LONGHAUL_SOAK": "1"})
         except Failure as failure:
