@@ -71,7 +71,7 @@ def _lint() -> None:
         ["ruff", "format", "--check", "."],
         ["yamllint", "--strict", "."],
     ]
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1) as pool:
         answers = list(pool.map(_quietly, commands))
     for answer in answers:
         sys.stdout.write(answer.stdout)
@@ -120,10 +120,10 @@ def _app() -> None:
 
 
 def _molecule(names: list[str]) -> None:
-    """Run scenarios beside each other, as many as the machine has processors: much of a scenario is waiting."""
+    """Run scenarios beside each other, one more than the machine has processors: much of a scenario is waiting."""
     logs = ARTEFACTS / "molecule"
     logs.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1) as pool:
         good = dict(zip(names, pool.map(lambda name: _scenario(name, logs / f"{name}.log"), names), strict=True))
     failed = [name for name in names if not good[name]]
     console.print(f"molecule: {len(names) - len(failed)} passed, {len(failed)} failed")
