@@ -71,7 +71,7 @@ def _lint() -> None:
         ["ruff", "format", "--check", "."],
         ["yamllint", "--strict", "."],
     ]
-    with ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1) as pool:
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         answers = list(pool.map(_quietly, commands))
     for answer in answers:
         sys.stdout.write(answer.stdout)
@@ -120,7 +120,7 @@ def _app() -> None:
 
 
 def _molecule(names: list[str]) -> None:
-    """Run scenarios beside each other, one more than the machine has processors: much of a scenario is waiting."""
+    """Run scenarios beside each other, one more than the machine has processors: scenarios wait a lot."""
     logs = ARTEFACTS / "molecule"
     logs.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1) as pool:
