@@ -79,7 +79,7 @@ PROFILES = {
     "deploy": Profile(
         "what must not notice a deployment: three large files, seventeen slow ones, and busy pages",
         (
-            # At work for a quarter of an hour: on a small machine a deployment and the way back take most of that.
+            # At work for a quarter of an hour: longer than a deployment and the way back take on a small machine.
             Group(3, 1 * GB, rate=1 * MB),
             Group(9, 50 * MB, rate=50 * KB),
             Group(8, 5 * MB, rate=5 * KB),

@@ -148,8 +148,10 @@ def test_a_line_is_as_slow_as_it_shall_be_until_there_is_hurry() -> None:
     with FakeSite().served() as access, Load(access, slow, name="test") as running:
         threading.Event().wait(1)
         assert 0 < running.measure.sent.total() < 5 * KB
+        assert running.running
         running.hurry()
         assert running.wait(10).done == 1
+        assert not running.running, "who asks at the end whether users were at work must hear that they left"
 
 
 @pytest.mark.parametrize(
