@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from longhaul import schema
 from longhaul.settings import Settings
 from ops.throwaway_postgresql import ThrowawayPostgresql, throwaway_postgresql
+from tests.served import Site, served
 
 # The same examples in each run: a failure in CI is the failure that one gets here. LONGHAUL_SOAK=1 looks for new ones.
 SOAK = os.environ.get("LONGHAUL_SOAK") == "1"
@@ -54,6 +55,13 @@ def new_database(postgresql: ThrowawayPostgresql) -> NewDatabase:
 def conninfo(new_database: NewDatabase) -> str:
     """Connects to a database of this test's own."""
     return new_database()
+
+
+@pytest.fixture(scope="module")
+def site(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A web process that the tests of a module share."""
+    with served(new_database(), tmp_path_factory.mktemp("site")) as running:
+        yield running
 
 
 class NewDatabase:

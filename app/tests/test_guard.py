@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from longhaul.accounts import Accounts, Identity
 from longhaul.database import DatabaseUnavailable
-from longhaul.guard import Guard, as_json
+from longhaul.guard import Guard, as_json, trouble_of
 
 ANN = Identity(owner="ann", mark="")
 
@@ -62,3 +62,12 @@ def test_people_are_told_when_it_lasts() -> None:
     endpoint = Away(failures=10**6)
     assert answered(endpoint, "GET", 0.5) == 503
     assert 1 < endpoint.tries < 10
+
+
+def test_trouble_of_the_database_is_told_kindly() -> None:
+    trouble = trouble_of(DatabaseUnavailable("no connection to 10.0.0.1"))
+    assert trouble is not None
+    assert trouble.status == 503
+    assert trouble.headers["retry-after"]
+    assert "Nothing is lost" in trouble.text
+    assert "10.0.0.1" not in trouble.text

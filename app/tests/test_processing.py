@@ -27,6 +27,7 @@ from longhaul.processing.runner import SubprocessRunner
 from longhaul.processing.upkeep import sweep_results
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
+from longhaul.uploads.jobs import queue_for
 from longhaul.uploads.model import State
 from tests.conftest import NewDatabase
 from tests.support import PROCESSORS, asynchronous, make_settings, make_upload, until
@@ -333,6 +334,16 @@ async def test_a_failure_is_told_and_can_be_retried(conninfo: str, tmp_path: Pat
         assert waiting == [(2,)]
         await process(here.jobs, upload.id, JOB + 1, None)
         assert await here.state(upload.id) is State.DONE
+
+
+@asynchronous
+async def test_a_retry_is_for_the_worker_that_the_upload_names(conninfo: str, tmp_path: Path) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await make_upload(here.services, b"content", worker="two")
+        await process(here.with_runner(lambda _: Outcome(exit_code=1)), upload.id, JOB, None)
+        assert await here.attempts.retry(upload.id) is not None
+        queues = here.rows("select queue_name from procrastinate_jobs where args ->> 'upload_id' = %s", upload.id)
+        assert queues == [(queue_for("two"),)] * 2
 
 
 UNPRINTABLE = r"""import json, os, sys

@@ -28,8 +28,9 @@ from longhaul.stores.directory import DirectoryStore
 from longhaul.stores.interface import Entry, Sink, Store
 from longhaul.stores.swift import SwiftStore
 from longhaul.uploads import pieces, receiving
-from longhaul.uploads.core import TASK, Uploads
+from longhaul.uploads.core import Uploads
 from longhaul.uploads.epochs import Call
+from longhaul.uploads.jobs import TASK, Jobs
 from longhaul.uploads.model import Piece, Upload, parse_piece_name
 from longhaul.uploads.receiving import Receiver, Result
 from tests.conftest import SOAK, NewDatabase
@@ -372,22 +373,30 @@ class KeepsTheEpoch(Uploads):
         return Upload(**{name: getattr(taken, name) for name in Upload.__slots__} | {"epoch": current.epoch})
 
 
+class JobsOfEmptyFiles(Jobs):
+    """No job for an upload that has pieces."""
+
+    async def add(self, connection: Connection, upload: Upload) -> None:
+        if upload.size == 0:
+            await super().add(connection, upload)
+
+
 class QueuesLater(Uploads):
     """The job is inserted in a transaction of its own, after the one that completes the upload."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.later, self.jobs = self.jobs, JobsOfEmptyFiles()
 
     async def commit_piece(self, piece: Piece, *, leaving: bool = False) -> Upload:
         upload = await super().commit_piece(piece, leaving=leaving)
         if upload.completed_at is not None:
 
             async def work(connection: Connection) -> None:
-                await super(QueuesLater, self)._enqueue(connection, upload)
+                await self.later.add(connection, upload)
 
             await self.database.retrying(work, seconds=self.patience)
         return upload
-
-    async def _enqueue(self, connection: Connection, upload: Upload) -> None:
-        if upload.size == 0:
-            await super()._enqueue(connection, upload)
 
 
 class QueuesAgain(Uploads):

@@ -16,7 +16,7 @@ from procrastinate.jobs import Job, Status
 
 from longhaul.processing import queue
 from longhaul.services import Services
-from longhaul.uploads.core import QUEUE, queue_for
+from longhaul.uploads.jobs import QUEUE, queue_for
 from longhaul.uploads.model import State, Upload
 from tests.support import asynchronous, make_settings, make_upload
 

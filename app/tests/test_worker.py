@@ -22,7 +22,7 @@ from longhaul.processing.attempts import Attempts
 from longhaul.processing.queue import UPKEEP_QUEUE, UPKEEP_TASK
 from longhaul.services import Services
 from longhaul.settings import Settings
-from longhaul.uploads.core import QUEUE
+from longhaul.uploads.jobs import QUEUE
 from longhaul.uploads.model import State, Upload
 from ops.throwaway_postgresql import throwaway_postgresql
 from tests.support import asynchronous, make_settings, make_upload, until

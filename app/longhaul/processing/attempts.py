@@ -14,17 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from procrastinate import PsycopgConnector
-from procrastinate.jobs import Job
-from procrastinate.manager import JobManager
 from psycopg.types.json import Jsonb
 
-from longhaul import logs
 from longhaul.database import Connection, Database
-from longhaul.uploads.core import QUEUE, TASK
+from longhaul.uploads.jobs import Jobs
 from longhaul.uploads.model import Upload
-
-log = logs.get(__name__)
 
 PATIENCE_SECONDS = 600.0
 """How long a worker waits for a database that is away before it gives the job up: results are worth waiting for."""
@@ -96,8 +90,7 @@ class Attempts:
         self._worker = worker
         self._release = release
         self._patience = patience
-        # Never opened: jobs are inserted on the connection of the transaction at hand.
-        self._jobs = JobManager(PsycopgConnector())
+        self._jobs = Jobs()
 
     async def begin(self, upload_id: str, job_id: int) -> Attempt | None:
         """Begin a new attempt and supersede the one before; None if the upload needs no processing (any more).
@@ -248,18 +241,9 @@ class Attempts:
             row = await cursor.fetchone()
             if row is None:
                 return None
-            job = await self._jobs.defer_job_async(
-                Job(
-                    queue=QUEUE,
-                    lock=None,
-                    queueing_lock=None,
-                    task_name=TASK,
-                    task_kwargs={"upload_id": upload_id, "request_id": logs.bound_ids().get("request_id")},
-                ),
-                connection=connection,
-            )
-            log.info("processing queued again", extra={"upload_id": upload_id, "job_id": job.id})
-            return Upload.from_row(row)
+            upload = Upload.from_row(row)
+            await self._jobs.add(connection, upload)
+            return upload
 
         return await self._database.transaction(work)
 

@@ -27,7 +27,7 @@ from psycopg.conninfo import make_conninfo
 from longhaul import logs
 from longhaul.processing.job import NotNow
 from longhaul.settings import Settings
-from longhaul.uploads.core import QUEUE, TASK, queue_for
+from longhaul.uploads.jobs import QUEUE, TASK, queue_for
 
 log = logs.get(__name__)
 

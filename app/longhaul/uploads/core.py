@@ -9,20 +9,16 @@
 
 from __future__ import annotations
 
-import base64
-import re
 import uuid
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from procrastinate import PsycopgConnector
-from procrastinate.jobs import Job
-from procrastinate.manager import JobManager
 from psycopg.types.json import Jsonb
 
 from longhaul import logs
 from longhaul.database import Connection, Database
+from longhaul.uploads.jobs import TASK, Jobs
 from longhaul.uploads.model import (
     Gone,
     NotFound,
@@ -37,15 +33,9 @@ from longhaul.uploads.model import (
 
 log = logs.get(__name__)
 
-QUEUE = "processing"
-TASK = "longhaul.process"
-WORKER_METADATA = "worker"
-"""Key of an upload's metadata that names the one worker which shall process it: so a probe proves a certain host."""
-
 LOST_AFTER = timedelta(minutes=1)
 """An upload that waits without a job has lost it, once nothing was heard of it for so long: a run reports every 5 s."""
 
-_HOST_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 _ENDED = [State.TERMINATED.value, State.EXPIRED.value]
 _LOST = (
     "select * from uploads where state in ('queued', 'processing') and updated_at < now() - %s and not exists (select"
@@ -63,8 +53,7 @@ class Uploads:
         self.server = server
         self.patience = patience
         self._life = timedelta(days=days)
-        # Never opened: the jobs are inserted on the connection of the transaction at hand.
-        self._jobs = JobManager(PsycopgConnector())
+        self.jobs = Jobs()
 
     async def create(
         self,
@@ -104,7 +93,7 @@ class Uploads:
                     upload_id,
                 )
                 if completed is not None:
-                    await self._enqueue(connection, completed)
+                    await self.jobs.add(connection, completed)
             upload = await _one(connection, "select * from uploads where id = %s", upload_id)
             assert upload is not None, "inserted in this transaction or in an earlier try"
             return upload
@@ -176,7 +165,7 @@ class Uploads:
                 (piece.id, piece.upload_id, piece.start, piece.length, piece.epoch, piece.digests, piece.name),
             )
             if moved.state is State.QUEUED:
-                await self._enqueue(connection, moved)
+                await self.jobs.add(connection, moved)
             return moved
 
         return await self.database.retrying(work, seconds=self.patience)
@@ -333,23 +322,10 @@ class Uploads:
             for upload in lost:
                 log.warning("an upload waits without a job: queued again", extra={"upload_id": upload.id})
                 with logs.bound(request_id=upload.request_id):
-                    await self._enqueue(connection, upload)
+                    await self.jobs.add(connection, upload)
             return lost
 
         return await self.database.retrying(work, seconds=self.patience)
-
-    async def _enqueue(self, connection: Connection, upload: Upload) -> None:
-        job = await self._jobs.defer_job_async(
-            Job(
-                queue=_queue_of(upload),
-                lock=None,
-                queueing_lock=None,
-                task_name=TASK,
-                task_kwargs={"upload_id": upload.id, "request_id": logs.bound_ids().get("request_id")},
-            ),
-            connection=connection,
-        )
-        log.info("processing queued", extra={"upload_id": upload.id, "job_id": job.id})
 
     async def list(self, owner: str, limit: int = 200) -> list[Upload]:
         """The owner's uploads that nobody has deleted, newest first."""
@@ -363,20 +339,6 @@ class Uploads:
             )
 
         return await self.database.transaction(work)
-
-
-def queue_for(worker: str) -> str:
-    """The queue that only this worker takes jobs from."""
-    return f"{QUEUE}@{worker}"
-
-
-def _queue_of(upload: Upload) -> str:
-    """The queue for its job. What is no host's name in its metadata counts as none."""
-    try:
-        worker = base64.b64decode(upload.metadata.get(WORKER_METADATA, ""), validate=True).decode()
-    except ValueError:
-        return QUEUE
-    return queue_for(worker) if _HOST_NAME.fullmatch(worker) else QUEUE
 
 
 async def _locked(connection: Connection, upload_id: str, key: str | None) -> Upload:

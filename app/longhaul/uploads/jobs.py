@@ -1,0 +1,59 @@
+"""The job that processes an upload: which queue it stands in, and how it gets there with the upload's own change."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+from procrastinate import PsycopgConnector
+from procrastinate.jobs import Job
+from procrastinate.manager import JobManager
+
+from longhaul import logs
+from longhaul.database import Connection
+from longhaul.uploads.model import Upload
+
+log = logs.get(__name__)
+
+QUEUE = "processing"
+TASK = "longhaul.process"
+WORKER_METADATA = "worker"
+"""Key of an upload's metadata that names the one worker which shall process it: so a probe proves a certain host."""
+
+_HOST_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+
+
+class Jobs:
+    """Puts jobs into Procrastinate's queue, on connections of others."""
+
+    def __init__(self) -> None:
+        # Never opened: the jobs are inserted on the connection of the transaction at hand.
+        self._manager = JobManager(PsycopgConnector())
+
+    async def add(self, connection: Connection, upload: Upload) -> None:
+        """Queue the processing of an upload, in the transaction in which that becomes due."""
+        job = await self._manager.defer_job_async(
+            Job(
+                queue=_queue_of(upload),
+                lock=None,
+                queueing_lock=None,
+                task_name=TASK,
+                task_kwargs={"upload_id": upload.id, "request_id": logs.bound_ids().get("request_id")},
+            ),
+            connection=connection,
+        )
+        log.info("processing queued", extra={"upload_id": upload.id, "job_id": job.id})
+
+
+def queue_for(worker: str) -> str:
+    """The queue that only this worker takes jobs from."""
+    return f"{QUEUE}@{worker}"
+
+
+def _queue_of(upload: Upload) -> str:
+    """The queue for its job. What is no host's name in its metadata counts as none."""
+    try:
+        worker = base64.b64decode(upload.metadata.get(WORKER_METADATA, ""), validate=True).decode()
+    except ValueError:
+        return QUEUE
+    return queue_for(worker) if _HOST_NAME.fullmatch(worker) else QUEUE
