@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from procrastinate import App
+from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 
 from longhaul.processing import queue
@@ -92,6 +93,54 @@ async def test_a_run_that_was_thought_dead_leaves_the_next_one_its_job(
         assert here.state_of(new) == ("doing", alive)
         await here.jobs.finish_job(new, Status.SUCCEEDED, delete_job=False)
         assert here.state_of(new) == ("succeeded", alive)
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["not heard", "heard, but not answered"])
+@pytest.mark.parametrize("action", ["finish", "put back"])
+@asynchronous
+async def test_a_job_ends_though_the_database_was_away_at_that_moment(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, heard: bool
+) -> None:
+    async with world(conninfo, tmp_path) as here:
+        await here.upload()
+        job = await here.fetch(await here.worker())
+        connector = here.jobs.connector
+        ask = connector.execute_query_all_async
+        lost = iter([True, True, False])
+
+        async def unreliable(query: Any, **values: Any) -> list[dict[str, Any]]:
+            away = next(lost)
+            answer = await ask(query, **values) if heard or not away else []
+            if away:
+                raise ConnectorException("the primary is another one by now")
+            return answer
+
+        monkeypatch.setattr(connector, "execute_query_all_async", unreliable)
+        monkeypatch.setattr(queue, "DECIDE_AGAIN_SECONDS", 0.01)
+        if action == "finish":
+            await here.jobs.finish_job(job, Status.SUCCEEDED, delete_job=False)
+        else:
+            await here.jobs.retry_job(job)
+        assert here.state_of(job)[0] == ("succeeded" if action == "finish" else "todo")
+        attempts = here.rows("select attempts from procrastinate_jobs where id = %s", job.id)
+        assert attempts == [(job.attempts + 1,)]
+
+
+@asynchronous
+async def test_a_worker_does_not_wait_for_ever_to_end_a_job(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any, **__: Any) -> None:
+        raise ConnectorException("gone")
+
+    async with world(conninfo, tmp_path) as here:
+        await here.upload()
+        job = await here.fetch(await here.worker())
+        monkeypatch.setattr(here.jobs.connector, "execute_query_all_async", away)
+        monkeypatch.setattr(queue, "DECIDE_AGAIN_SECONDS", 0.01)
+        monkeypatch.setattr(queue, "DECIDE_SECONDS", 0.1)
+        with pytest.raises(ConnectorException):
+            await here.jobs.finish_job(job, Status.SUCCEEDED, delete_job=False)
 
 
 @asynchronous

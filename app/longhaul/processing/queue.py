@@ -39,6 +39,9 @@ HEARTBEATS = 18
 """How many heartbeats a worker sends in the time after which it counts as dead."""
 REAPS = 12
 """How often dead workers are looked for in that time."""
+DECIDE_SECONDS = 60.0
+"""How long the queue is told of a job's end: another primary is there before that."""
+DECIDE_AGAIN_SECONDS = 1.0
 TCP_USER_TIMEOUT_MS = 20_000
 CONNECT_SECONDS = 15.0
 LONGEST_DELAY_SECONDS = 300
@@ -65,6 +68,8 @@ class _Jobs(JobManager):
 
     Procrastinate asks for the job's id alone. Each way back into the queue raises `attempts`, so a worker that was
     thought dead finds another number there and leaves the job to whoever runs it now.
+
+    It also asks once: a job whose end the database did not hear would be its worker's as long as that lives.
     """
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
@@ -95,14 +100,23 @@ class _Jobs(JobManager):
         )
 
     async def _decide(self, job: Job, decision: LiteralString, **values: Any) -> None:
-        done = await self.connector.execute_query_all_async(
-            # Locked by a query of its own: one query would decide first and lock then.
+        # Locked by a query of its own: one query would decide first and lock then.
+        query: LiteralString = (
             "with ours as (select id from procrastinate_jobs where id = %(id)s and status = 'doing'"  # noqa: S608 - of our words only
-            " and attempts = %(attempts)s for update) " + decision,
-            id=job.id,
-            attempts=job.attempts,
-            **values,
+            " and attempts = %(attempts)s for update) " + decision
         )
+        until = asyncio.get_running_loop().time() + DECIDE_SECONDS
+        while True:
+            try:
+                done = await self.connector.execute_query_all_async(query, id=job.id, attempts=job.attempts, **values)
+                break
+            except ConnectorException as error:
+                if asyncio.get_running_loop().time() > until:
+                    raise
+                log.warning(
+                    "the queue did not hear of a job's end: told again", extra={"job_id": job.id, "error": str(error)}
+                )
+            await asyncio.sleep(DECIDE_AGAIN_SECONDS)
         if not done:
             log.info("the job has ended or is another run's by now: left alone", extra={"job_id": job.id})
 
