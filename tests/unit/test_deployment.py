@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +12,12 @@ import pytest
 
 from ops import deploy as deploying
 from ops.ansible import Change
-from ops.deployment import fleet, lock, machine, plan
+from ops.deployment import fleet, lock, machine
 from ops.deployment import record as records
 from ops.deployment.fleet import Releases
 from ops.deployment.machine import Machine
 from ops.deployment.record import Record, Records
-from ops.deployment.store import NEVER_RAN, NotThereYet, Store
+from ops.deployment.store import Store
 from ops.environment import Environment
 from ops.errors import Exit, Failure
 from ops.paths import INVENTORIES
@@ -494,120 +492,3 @@ class TestRecords:
             kept.save(record)
         kept.prune()
         assert [record.id for record in kept.list()] == ["20260103", "20260102"]
-
-
-class TestFleet:
-    def test_workers_come_first_and_a_shared_host_is_drained(self) -> None:
-        environment = Environment("lab", INVENTORIES / "lab")
-        assert [host.name for host in fleet.hosts_of(environment)] == HOSTS
-        assert [host.name for host in fleet.hosts_of(environment, "web2, worker1")] == ["worker1", "web2"]
-
-    @pytest.mark.parametrize(("limit", "says"), [("lb1", "runs no release"), ("nobody", "no host 'nobody'")])
-    def test_a_limit_that_means_nothing_is_refused(self, limit: str, says: str) -> None:
-        with pytest.raises(Failure, match=says) as refused:
-            fleet.hosts_of(Environment("lab", INVENTORIES / "lab"), limit)
-        assert refused.value.code == Exit.USAGE
-
-
-@dataclass
-class Hosts:
-    """Database hosts that answer in turn; what is no answer is raised."""
-
-    answers: list[Any]
-    asked: list[str] = field(default_factory=list)
-    name: str = "lab"
-    first_datacentre: str = "dc1"
-
-    def group(self, _name: str) -> list[Any]:
-        return [SimpleNamespace(name=f"data{number}", datacentre="dc1") for number, _ in enumerate(self.answers, 1)]
-
-    def connection(self, host: Any) -> Any:
-        return self
-
-    def __enter__(self) -> Hosts:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def run(self, command: str, **_: object) -> Any:
-        self.asked.append(command)
-        answer = self.answers[len(self.asked) - 1]
-        if isinstance(answer, Exception):
-            raise answer
-        code, stdout, stderr = answer
-        return SimpleNamespace(return_code=code, stdout=stdout, stderr=stderr)
-
-
-class TestStore:
-    GOOD = (0, json.dumps({"kvs": [{"key": "L2xvbmdoYXVsL2E=", "value": "Yg=="}]}), "")
-
-    def ask(self, *answers: Any) -> str | None:
-        return Store(cast(Environment, Hosts(list(answers)))).get("a")
-
-    def test_the_next_host_is_asked_when_one_is_away(self) -> None:
-        assert self.ask(TimeoutError("no route"), (1, "", "context deadline exceeded"), self.GOOD) == "b"
-
-    def test_nobody_answers(self) -> None:
-        with pytest.raises(Failure, match=r"data1: no route; data2: context deadline") as failed:
-            self.ask(TimeoutError("no route"), (1, "", "context deadline exceeded"))
-        assert failed.value.code == Exit.UNAVAILABLE
-        assert not isinstance(failed.value, NotThereYet)
-
-    def test_an_environment_without_etcd_is_new_only_if_no_host_has_it(self) -> None:
-        absent = (1, "", f"sudo: /usr/local/sbin/longhaul-etcdctl: command not found\n{NEVER_RAN}")
-        with pytest.raises(NotThereYet):
-            self.ask(absent, absent)
-        with pytest.raises(Failure) as failed:
-            self.ask(absent, TimeoutError("no route"))
-        assert not isinstance(failed.value, NotThereYet)
-
-
-class TestPlan:
-    @pytest.fixture
-    def repository(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-        """Commits the given files and returns the commit."""
-        monkeypatch.setattr(plan, "ROOT", tmp_path)
-
-        def git(*arguments: str) -> str:
-            identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-            answer = subprocess.run(
-                ["git", *identity, *arguments], cwd=tmp_path, capture_output=True, check=True, text=True
-            )
-            return answer.stdout.strip()
-
-        def commit(subject: str, **files: str) -> str:
-            for name, text in files.items():
-                path = tmp_path / plan.MIGRATIONS / f"{name}.py"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text)
-            git("add", "-A")
-            git("commit", "--allow-empty", "-m", subject)
-            return git("rev-parse", "HEAD")
-
-        git("init", "-q")
-        return commit
-
-    def test_commits_and_migrations_are_told(self, repository: Callable[..., str]) -> None:
-        first = repository("one", r1='phase = "expand"\n')
-        second = repository("two", r2='phase: Literal["expand", "contract"] = "contract"\n', r3="other = 1\n")
-        lines = plan.commits(first, second)
-        assert lines is not None
-        assert [line.partition(" ")[2] for line in lines] == ["two"]
-        assert plan.migrations(first, second) == [
-            plan.Migration("r2.py", "contract"),
-            plan.Migration("r3.py", "no phase"),
-        ]
-
-    def test_a_commit_that_git_does_not_know(self, repository: Callable[..., str]) -> None:
-        assert plan.commits("0" * 12, repository("one")) is None
-
-    def test_the_same_change_on_several_hosts_is_one_row(self) -> None:
-        changes = [Change("web2", "base", "Write", "/etc/x"), Change("web1", "base", "Write", "/etc/x")]
-        table = plan.table_of(changes)
-        assert table.row_count == 1
-        assert list(table.columns[3].cells) == ["web1 web2"]
-
-    def test_a_version_names_its_commit(self) -> None:
-        assert plan.commit_of(NEW) == "bbbbbbbbbbbb"
-        assert plan.commit_of(f"{NEW}-dirty-123456789012") == "bbbbbbbbbbbb"
-        assert plan.commit_of("") == ""

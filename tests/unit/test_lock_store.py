@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +15,7 @@ import pytest
 
 from ops import provision
 from ops.deployment import store
-from ops.deployment.store import NotThereYet, Store
+from ops.deployment.store import NEVER_RAN, NotThereYet, Store
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 
@@ -142,3 +144,56 @@ def test_provision_goes_ahead_without_etcd_if_it_is_told_to(monkeypatch: pytest.
     assert (ended.value.code, played) == (Exit.UNAVAILABLE, [])
     provision.provision.body(None, without_lock=True)
     assert played == ["site"]
+
+
+@dataclass
+class Hosts:
+    """Database hosts that answer in turn; what is no answer is raised."""
+
+    answers: list[Any]
+    asked: list[str] = field(default_factory=list)
+    name: str = "lab"
+    first_datacentre: str = "dc1"
+
+    def group(self, _name: str) -> list[Any]:
+        return [SimpleNamespace(name=f"data{number}", datacentre="dc1") for number, _ in enumerate(self.answers, 1)]
+
+    def connection(self, host: Any) -> Any:
+        return self
+
+    def __enter__(self) -> Hosts:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def run(self, command: str, **_: object) -> Any:
+        self.asked.append(command)
+        answer = self.answers[len(self.asked) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        code, stdout, stderr = answer
+        return SimpleNamespace(return_code=code, stdout=stdout, stderr=stderr)
+
+
+class TestStore:
+    GOOD = (0, json.dumps({"kvs": [{"key": "L2xvbmdoYXVsL2E=", "value": "Yg=="}]}), "")
+
+    def ask(self, *answers: Any) -> str | None:
+        return Store(cast(Environment, Hosts(list(answers)))).get("a")
+
+    def test_the_next_host_is_asked_when_one_is_away(self) -> None:
+        assert self.ask(TimeoutError("no route"), (1, "", "context deadline exceeded"), self.GOOD) == "b"
+
+    def test_nobody_answers(self) -> None:
+        with pytest.raises(Failure, match=r"data1: no route; data2: context deadline") as failed:
+            self.ask(TimeoutError("no route"), (1, "", "context deadline exceeded"))
+        assert failed.value.code == Exit.UNAVAILABLE
+        assert not isinstance(failed.value, NotThereYet)
+
+    def test_an_environment_without_etcd_is_new_only_if_no_host_has_it(self) -> None:
+        absent = (1, "", f"sudo: /usr/local/sbin/longhaul-etcdctl: command not found\n{NEVER_RAN}")
+        with pytest.raises(NotThereYet):
+            self.ask(absent, absent)
+        with pytest.raises(Failure) as failed:
+            self.ask(absent, TimeoutError("no route"))
+        assert not isinstance(failed.value, NotThereYet)
