@@ -113,14 +113,21 @@ class Ansible:
 
     def converge(self, *, check: bool = True, limit: str = "all", **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run the scenario's converge.yml again with other variables, on some of its hosts if that is enough."""
-        playbook = f"{os.environ[SCENARIO]}/converge.yml"
-        command = ["ansible-playbook", "--limit", limit, "--extra-vars", json.dumps(variables), playbook]
-        return self._run(command, check=check)
+        return self._play(Path(os.environ[SCENARIO]) / "converge.yml", limit, variables, check=check)
+
+    def prepare(self, limit: str, **variables: Any) -> None:
+        """Run the scenario's prepare.yml again with other variables, on some of its hosts."""
+        self._play(Path(os.environ[SCENARIO]) / "prepare.yml", limit, variables, check=True)
 
     def play(self, name: str, limit: str, *, check: bool = True, **variables: Any) -> subprocess.CompletedProcess[str]:
         """Run a playbook of the repository on some of the scenario's hosts, with other variables."""
-        command = ["ansible-playbook", "--limit", limit, "--extra-vars", json.dumps(variables)]
-        return self._run([*command, str(PLAYBOOKS / f"{name}.yml")], check=check)
+        return self._play(PLAYBOOKS / f"{name}.yml", limit, variables, check=check)
+
+    def _play(
+        self, playbook: Path, limit: str, variables: dict[str, Any], *, check: bool
+    ) -> subprocess.CompletedProcess[str]:
+        command = ["ansible-playbook", "--limit", limit, "--extra-vars", json.dumps(variables), str(playbook)]
+        return self._run(command, check=check)
 
     def module(self, host_name: str, name: str, *, check: bool = True, **arguments: Any) -> str:
         """Run one module on a host as root; returns what ansible printed."""

@@ -79,7 +79,7 @@ def lost_worker(site: Site, directory: Path) -> LostWorker:
     return LostWorker(upload_id, sha256, rows[0][0], time.monotonic() - began)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def scenes(deployed: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenes]:
     """Begins both on a whole site; they touch different hosts."""
     deployed.started.clear()
@@ -90,6 +90,12 @@ def scenes(deployed: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             pool.submit(slow_upload, deployed, directory),
             pool.submit(lost_worker, deployed, directory),
         )
+
+
+def test_both_are_under_way(scenes: Scenes) -> None:
+    """First of this module: tests that need no site run between it and the others (conftest.py)."""
+    assert not scenes.slow.done()
+    assert not scenes.worker.done()
 
 
 def test_a_slow_client_outlives_the_stop_of_its_web_host(deployed: Site, scenes: Scenes) -> None:

@@ -33,7 +33,7 @@ while time.monotonic() < end:
         with connection.cursor() as cursor:
             cursor.execute("INSERT INTO ledger VALUES (%s)", (number,))
         print(number, time.monotonic(), flush=True)
-        time.sleep(0.02)
+        time.sleep(0.05)
     except psycopg2.Error:
         connection = None
         time.sleep(0.1)
