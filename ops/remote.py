@@ -10,10 +10,51 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from invoke.runners import Result
+
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 
 ANSWER_SECONDS = 20
+
+
+class NoAnswer(Failure):
+    """A host gave no answer: `reason` says why, without its name. Exit.UNAVAILABLE is one that SSH did not reach."""
+
+    def __init__(self, host: Host, reason: str, code: Exit) -> None:
+        unreachable = code == Exit.UNAVAILABLE
+        message = f"{host.name} does not answer: {reason}." if unreachable else f"{host.name}: {reason}"
+        super().__init__(message, "See ./inv status." if unreachable else "", code)
+        self.reason = reason
+
+
+def run(
+    environment: Environment,
+    host: Host,
+    line: str,
+    *,
+    stdin: str | None = None,
+    seconds: float = ANSWER_SECONDS,
+    show_progress: bool = False,
+) -> Result:
+    """Run a shell's command line on a host, which may fail. With `show_progress` what it says on standard error is
+    shown meanwhile.
+
+    Raises NoAnswer if SSH does not get there, or if it takes longer than `seconds`.
+    """
+    if stdin is not None:
+        # In the command line, for what is fed through SSH's standard input may end in the middle.
+        line = f"printf %s {base64.b64encode(stdin.encode()).decode()} | base64 --decode | {line}"
+    try:
+        with environment.connection(host) as connection:
+            hide = "out" if show_progress else True
+            said: Result = connection.run(line, hide=hide, warn=True, timeout=seconds, err_stream=sys.stderr)
+            return said
+    except Failure:
+        raise
+    except Exception as error:
+        # Whatever SSH meets, it is this host that cannot be asked.
+        raise NoAnswer(host, str(error) or type(error).__name__, Exit.UNAVAILABLE) from error
 
 
 def answer(
@@ -21,31 +62,17 @@ def answer(
     host: Host,
     command: Sequence[str],
     *,
-    stdin: str = "",
+    stdin: str | None = None,
     seconds: float = ANSWER_SECONDS,
     show_progress: bool = False,
 ) -> Any:
-    """What the command prints as JSON. With `show_progress` what it says on standard error is shown meanwhile.
+    """What the command prints as JSON. Parameters as for `run`.
 
-    Raises Failure with the last words of the command, or if the host does not answer within `seconds`; its code is
-    Exit.UNAVAILABLE if SSH does not get there.
+    Raises NoAnswer, with the last words of a command that failed.
     """
-    line = shlex.join(command)
-    if stdin:
-        # In the command line, for what is fed through SSH's standard input may end in the middle.
-        line = f"printf %s {base64.b64encode(stdin.encode()).decode()} | base64 --decode | {line}"
-    try:
-        with environment.connection(host) as connection:
-            hide = "out" if show_progress else True
-            said = connection.run(line, hide=hide, warn=True, timeout=seconds, err_stream=sys.stderr)
-    except Failure:
-        raise
-    except Exception as error:
-        raise Failure(
-            f"{host.name} does not answer: {str(error) or type(error).__name__}.", "See ./inv status.", Exit.UNAVAILABLE
-        ) from error
+    said = run(environment, host, shlex.join(command), stdin=stdin, seconds=seconds, show_progress=show_progress)
     if said.return_code != 0:
-        raise Failure(f"{host.name}: {said.stderr.strip()[-1500:] or f'exit code {said.return_code}'}")
+        raise NoAnswer(host, said.stderr.strip()[-1500:] or f"exit code {said.return_code}", Exit.FAILED)
     return json.loads(said.stdout or "null")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -13,9 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
+from ops import remote
 from ops.cli import task
 from ops.environment import Environment, Host
-from ops.errors import Failure
+from ops.errors import Exit, Failure
 
 UNITS = {
     "loadbalancers": ["haproxy.service", "keepalived.service"],
@@ -26,7 +26,6 @@ UNITS = {
     "storage": ["swift-proxy.service", "swift-account.service", "swift-container.service", "swift-object.service"],
 }
 PROBE = Path(__file__).with_name("status_probe.py")
-ANSWER_SECONDS = 20
 
 
 @dataclass
@@ -67,18 +66,12 @@ def _ask(environment: Environment, host: Host) -> HostStatus:
     result = HostStatus(host.name, host.address, functions)
     command = ["sudo", "-n", "python3", "-c", PROBE.read_text(), host.name, ",".join(functions), ",".join(_units(host))]
     try:
-        with environment.connection(host) as connection:
-            answer = connection.run(shlex.join(command), hide=True, warn=True, timeout=ANSWER_SECONDS)
-    except Failure:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever SSH meets, the host is shown as not reachable, with the reason
-        result.blame(f"not reachable: {str(error) or type(error).__name__}")
-        return result
-    if answer.return_code != 0:
-        result.blame(f"did not answer: {answer.stderr.strip()[-200:]}")
-        return result
-    result.said = json.loads(answer.stdout)
-    judge(result)
+        result.said = remote.answer(environment, host, command)
+    except remote.NoAnswer as silent:
+        why = "not reachable" if silent.code == Exit.UNAVAILABLE else "did not answer"
+        result.blame(f"{why}: {silent.reason}")
+    else:
+        judge(result)
     return result
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,6 @@ from ops import remote
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 
-ANSWER_SECONDS = 20
 PROBE = Path(__file__).with_name("fleet_probe.py")
 
 
@@ -68,8 +65,8 @@ def away(environment: Environment, hosts: list[Host]) -> list[str]:
     def answers(host: Host) -> bool:
         try:
             remote.answer(environment, host, ["true"])
-        except Failure as failure:
-            if failure.code != Exit.UNAVAILABLE:
+        except remote.NoAnswer as silent:
+            if silent.code != Exit.UNAVAILABLE:
                 raise
             return False
         return True
@@ -94,14 +91,8 @@ def ask(environment: Environment, hosts: list[Host]) -> dict[str, Releases]:
 
 
 def _ask(environment: Environment, host: Host) -> Releases | str:
-    command = shlex.join(["sudo", "-n", "python3", "-c", PROBE.read_text()])
+    command = ["sudo", "-n", "python3", "-c", PROBE.read_text()]
     try:
-        with environment.connection(host) as connection:
-            answer = connection.run(command, hide=True, warn=True, timeout=ANSWER_SECONDS)
-    except Failure:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever SSH meets, the host counts as silent, with the reason
-        return f"{host.name} ({str(error) or type(error).__name__})"
-    if answer.return_code != 0:
-        return f"{host.name} ({answer.stderr.strip()[-200:]})"
-    return Releases(host=host.name, **json.loads(answer.stdout))
+        return Releases(host=host.name, **remote.answer(environment, host, command))
+    except remote.NoAnswer as silent:
+        return f"{host.name} ({silent.reason})"

@@ -10,6 +10,7 @@ import json
 import shlex
 from typing import Any
 
+from ops import remote
 from ops.environment import Environment
 from ops.errors import Exit, Failure
 
@@ -73,20 +74,15 @@ class Store:
     def _etcdctl(self, *arguments: str, stdin: str = "", missing_is_fine: bool = False) -> dict[str, Any]:
         """What etcdctl answers, asked on the first database host that can tell."""
         command = shlex.join(["sudo", "-n", "/usr/local/sbin/longhaul-etcdctl", "--write-out=json", *arguments])
-        # In the command line, for what is fed through SSH's standard input may end in the middle.
-        command = f"printf %s {base64.b64encode(stdin.encode()).decode()} | base64 --decode | {command}"
         never_ran = shlex.join(["sudo", "-n", "sh", "-c", _NEVER_RAN])
         command = f"{command} || {{ code=$?; {never_ran} >&2; exit $code; }}"
         reasons: list[str] = []
         never = 0
         for host in self._hosts:
             try:
-                with self._environment.connection(host) as connection:
-                    answer = connection.run(command, hide=True, warn=True, timeout=ANSWER_SECONDS)
-            except Failure:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever SSH meets, the next host is asked
-                reasons.append(f"{host.name}: {str(error) or type(error).__name__}")
+                answer = remote.run(self._environment, host, command, stdin=stdin, seconds=ANSWER_SECONDS)
+            except remote.NoAnswer as silent:
+                reasons.append(f"{host.name}: {silent.reason}")
                 continue
             if answer.return_code == 0:
                 return _json(answer.stdout)

@@ -55,7 +55,7 @@ class Repository:
 
     def _ask(self, *words: str, names: Iterable[str] | None = None, seconds: float = remote.ANSWER_SECONDS) -> Any:
         command = ["sudo", "-n", "-u", "packages", PROGRAM, *words]
-        stdin = "" if names is None else json.dumps(sorted(names))
+        stdin = None if names is None else json.dumps(sorted(names))
         return remote.answer(
             self._environment,
             self._host(),
