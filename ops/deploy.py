@@ -73,13 +73,20 @@ def deploy(
     """Build, prepare all hosts, switch, and prove it."""
     began = time.monotonic()
     environment = Environment.named(env)
+    if resume and (release_ or limit):
+        raise Failure(
+            "--resume goes on with what was begun: its release, and its hosts.",
+            "Leave --release and --limit away, or go back first: ./inv rollback.",
+            Exit.USAGE,
+        )
     fleet.hosts_of(environment, limit)  # a wrong name is said before anything is started
     if environment.is_lab:
         environment = _lab_up(environment)
     else:
         secrets.read(env)  # now rather than after the build
     store = Store(environment)
-    resumed = _to_resume(Records(store, alone=without_lock), store, resume=resume)
+    kept = Records(store, alone=without_lock)
+    resumed = _to_resume(kept, store, resume=resume)
     if resumed is not None:
         release_ = resumed.release
     with _timed("release"):
@@ -101,15 +108,11 @@ def deploy(
                     run_playbook(environment, "site")
                 provision = False
             held = stack.enter_context(lock.held(store, why))
+        # What was true before the question need not be now, and whose process has died meanwhile has no lock any more.
+        if _to_resume(kept, store, resume=resume, held=held) != resumed:
+            raise _changed()
         record = Record.new(DEPLOY, chosen.version, why)
-        machine = _machine(
-            environment,
-            hosts,
-            record=record,
-            kept=Records(store, alone=without_lock),
-            held=held,
-            resumed=resumed,
-        )
+        machine = _machine(environment, hosts, record=record, kept=kept, held=held, resumed=resumed)
         try:
             machine.deploy(chosen, provision=provision)
         finally:
@@ -149,7 +152,8 @@ def rollback(
     # Those that expand the database need the release too.
     others = [host for host in fleet.web_hosts_for(environment, hosts).values() if host not in hosts]
     found = fleet.ask(environment, hosts + others)
-    target = to or _before(Records(store, alone=without_lock), found)
+    kept = Records(store, alone=without_lock)
+    target = to or _before(kept, found)
     missing = [name for name, releases in found.items() if target not in releases.installed]
     if missing:
         everywhere = set.intersection(*(set(releases.installed) for releases in found.values()))
@@ -165,10 +169,10 @@ def rollback(
     with ExitStack() as stack:
         why = reason or f"rollback to {target}"
         held = None if without_lock else stack.enter_context(lock.held(store, why))
+        if not to and _before(kept, found) != target:
+            raise _changed()
         record = Record.new(ROLLBACK, target, why)
-        machine = _machine(
-            environment, hosts, record=record, kept=Records(store, alone=without_lock), held=held, resumed=None
-        )
+        machine = _machine(environment, hosts, record=record, kept=kept, held=held, resumed=None)
         try:
             machine.go_to(target)
         finally:
@@ -212,7 +216,8 @@ def contract(_context: object, env: str = "lab", confirm: str = "", reason: str 
 )
 def deploys(_context: object, *, env: str = "lab", last: int = 10, steps: bool = False, json_: bool = False) -> None:
     """Show the last deployments, the newest first."""
-    found = Records(Store(Environment.named(env))).list()
+    store = Store(Environment.named(env))
+    found = Records(store).list()
     if json_:
         sys.stdout.write(json.dumps([asdict(record) for record in found], indent=2) + "\n")
         return
@@ -225,8 +230,24 @@ def deploys(_context: object, *, env: str = "lab", last: int = 10, steps: bool =
             sys.stdout.write(f"    {step.name:<40} {step.result.partition(':')[0]:<12} {step.seconds:4.0f} s\n")
         if record.message:
             sys.stdout.write(f"    {record.message}\n")
+        elif record.result == records.RUNNING:
+            sys.stdout.write(f"    {_where_it_stands(record, lock.current(store))}\n")
     if not found:
         console.print(f"Nothing was deployed to '{env}' yet.", markup=False)
+
+
+def _where_it_stands(record: Record, holder: lock.Holder | None) -> str:
+    """What to say of a deployment that has no end yet."""
+    if holder is not None:
+        return f"in '{record.open_step}'; the lock is held by {holder}"
+    died = f"its process has died in '{record.open_step}'"
+    return died if record.operation in records.CHANGES_NO_RELEASE else f"{died}: {_way_on(record)}"
+
+
+def _way_on(record: Record) -> str:
+    if record.operation == ROLLBACK:
+        return f"./inv rollback --to={record.release}"
+    return "./inv deploy --resume, or ./inv rollback"
 
 
 def _needed(environment: Environment, hosts: list[Host]) -> tuple[str, list[str]]:
@@ -250,12 +271,22 @@ def _needed(environment: Environment, hosts: list[Host]) -> tuple[str, list[str]
     return versions.pop(), heads
 
 
-def _to_resume(kept: Records, store: Store, *, resume: bool) -> Record | None:
+def _changed() -> Failure:
+    return Failure(
+        "Somebody else has changed the environment since this began to look at it.",
+        "See what was done (./inv deploys), and run the same command again if that is still what you want.",
+        Exit.TEMPORARY,
+    )
+
+
+def _to_resume(kept: Records, store: Store, *, resume: bool, held: lock.Lock | None = None) -> Record | None:
     """The deployment to go on with. Raises Failure if there is none, or if one waits to be and this is another."""
     try:
         found = kept.unfinished()
-        # One that runs under a lock that is held was not interrupted: the lock will say whose it is.
-        running = found is not None and found.result == records.RUNNING and lock.current(store) is not None
+        # One that runs under a lock of somebody else was not interrupted: the lock will say whose it is.
+        running = (
+            found is not None and found.result == records.RUNNING and held is None and lock.current(store) is not None
+        )
     except NotThereYet:
         found, running = None, False
     if resume:
@@ -307,15 +338,17 @@ def _machine(
     found = fleet.ask(environment, hosts)
     record.hosts = [host.name for host in hosts]
     record.before = {name: releases.switching or releases.current for name, releases in found.items()}
-    if resumed is not None:
-        record.before |= resumed.before
+    # A way back leads to before what did not end, not into the middle of it.
+    unfinished = resumed or kept.unfinished()
+    if unfinished is not None:
+        record.before |= unfinished.before
     # First the new one: whatever happens now, one of the two is there to go on with.
     kept.save(record)
     if resumed is not None:
         resumed.result = records.INTERRUPTED + ", resumed"
         kept.save(resumed)
     kept.prune()
-    return Machine(environment, hosts, record, kept, held)
+    return Machine(environment, hosts, record, kept, held, interrupted=unfinished is not None)
 
 
 def _notify(environment: Environment, record: Record) -> None:

@@ -1,11 +1,10 @@
-"""Asks hosts by SSH for an answer in JSON: one command each, all hosts at once."""
+"""Asks hosts by SSH: one command each, all hosts at once."""
 
 from __future__ import annotations
 
 import base64
 import json
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,7 +18,9 @@ ANSWER_SECONDS = 20
 
 
 class NoAnswer(Failure):
-    """A host gave no answer: `reason` says why, without its name. Exit.UNAVAILABLE is one that SSH did not reach."""
+    """A host gave no answer: `reason` says why, without its name. Exit.UNAVAILABLE: not in time, or SSH did not get
+    there.
+    """
 
     def __init__(self, host: Host, reason: str, code: Exit) -> None:
         unreachable = code == Exit.UNAVAILABLE
@@ -48,7 +49,7 @@ def run(
     try:
         with environment.connection(host) as connection:
             hide = "out" if show_progress else True
-            said: Result = connection.run(line, hide=hide, warn=True, timeout=seconds, err_stream=sys.stderr)
+            said: Result = connection.run(line, hide=hide, warn=True, timeout=seconds)
             return said
     except Failure:
         raise

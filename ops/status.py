@@ -69,7 +69,7 @@ def _ask(environment: Environment, host: Host) -> HostStatus:
         result.said = remote.answer(environment, host, command)
     except remote.NoAnswer as silent:
         why = "not reachable" if silent.code == Exit.UNAVAILABLE else "did not answer"
-        result.blame(f"{why}: {silent.reason}")
+        result.blame(f"{why}: {silent.reason[-200:]}")
     else:
         judge(result)
     return result

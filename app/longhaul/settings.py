@@ -74,7 +74,7 @@ class Settings:
     keep_days: float = 35.0
     """Pieces of ended uploads outlive the oldest backup by being kept this long."""
     handover_seconds: float = 20.0
-    """Longest time from SIGTERM to exit."""
+    """Longest time from SIGTERM to exit, while database and store answer."""
 
     processor_socket: str = ""
     processors: str = ""

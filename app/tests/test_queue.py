@@ -154,14 +154,17 @@ async def test_a_worker_that_the_others_forgot_still_ends_its_own_job(conninfo: 
 
 
 @asynchronous
-async def test_the_next_upkeep_runs_though_the_worker_of_the_last_one_died(conninfo: str, tmp_path: Path) -> None:
+async def test_the_next_upkeep_runs_though_the_worker_of_the_last_one_died(
+    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "DECIDE_AGAIN_SECONDS", 3600)  # a refusal is an answer, and not asked for again
     async with world(conninfo, tmp_path) as here:
         upkeep = here.app.tasks[queue.UPKEEP_TASK]
         await upkeep.defer_async(timestamp=1)
         last = await here.fetch(await here.worker(), queue.UPKEEP_QUEUE)
         await upkeep.defer_async(timestamp=2)
         [stalled] = await here.jobs.get_stalled_jobs(seconds_since_heartbeat=0)
-        await queue.requeue(here.app, stalled)
+        await asyncio.wait_for(queue.requeue(here.app, stalled), 60)
         following = await here.fetch(await here.worker(), queue.UPKEEP_QUEUE)
         assert following.id != last.id
 
@@ -183,6 +186,21 @@ async def test_an_upload_that_has_lost_its_job_gets_another(
         assert [one.id for one in await here.services.uploads.queue_lost(NOW)] == [upload.id]
         assert await here.services.uploads.queue_lost(NOW) == []
         job = await here.fetch(await here.worker(), queue_name)
+        assert job.task_kwargs["upload_id"] == upload.id
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["waits", "is deleted"])
+@asynchronous
+async def test_a_job_does_not_wait_for_ever_for_a_worker_that_is_gone(
+    conninfo: str, tmp_path: Path, deleted: bool
+) -> None:
+    async with world(conninfo, tmp_path) as here:
+        upload = await here.upload(worker="gone")
+        if deleted:
+            await here.services.uploads.terminate(upload.id)
+        assert await here.services.uploads.free_jobs() == 0
+        assert await here.services.uploads.free_jobs(NOW) == 1
+        job = await here.fetch(await here.worker())
         assert job.task_kwargs["upload_id"] == upload.id
 
 

@@ -95,4 +95,4 @@ def _ask(environment: Environment, host: Host) -> Releases | str:
     try:
         return Releases(host=host.name, **remote.answer(environment, host, command))
     except remote.NoAnswer as silent:
-        return f"{host.name} ({silent.reason})"
+        return f"{host.name} ({silent.reason[-200:]})"

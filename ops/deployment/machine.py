@@ -38,6 +38,8 @@ class Machine:
     record: Record
     records: Records
     lock: Lock | None
+    interrupted: bool = False
+    """Whether the deployment before did not end: hosts may differ already."""
     _switched: list[str] = field(default_factory=list)
 
     def deploy(self, release: Release, *, provision: bool) -> None:
@@ -47,21 +49,22 @@ class Machine:
         """
         archive = {"release_archive": str(release.path), "release_sha256": release.sha256}
         with self.records.whole(self.record):
-            if provision:
-                with self._step("hosts"):
-                    run_playbook(self.environment, "site")
-            with self._step("install"):
-                names = {host.name: None for host in (*self.hosts, *self._web_hosts.values())}
-                self._play("release-install", ",".join(names), release.version, **archive)
-            with self._step("expand the database"):
-                self._migrate(release.version)
+            with self._untouched():
+                if provision:
+                    with self._step("hosts"):
+                        run_playbook(self.environment, "site")
+                with self._step("install"):
+                    names = {host.name: None for host in (*self.hosts, *self._web_hosts.values())}
+                    self._play("release-install", ",".join(names), release.version, **archive)
+                with self._step("expand the database"):
+                    self._migrate(release.version)
             self._switch_all(release.version)
 
     def go_to(self, version: str) -> None:
         """Switch to a release that all hosts have, and prove it. Raises Failure like `deploy`."""
         with self.records.whole(self.record):
             # Nothing, unless the release never ran because this failed; refused if what it needs was taken away.
-            with self._step("expand the database"):
+            with self._untouched(), self._step("expand the database"):
                 self._migrate(version)
             self._switch_all(version)
 
@@ -166,22 +169,41 @@ class Machine:
     def _return(self, failure: Failure) -> None:
         """Bring the hosts that were switched back to what they had, the last one first."""
         console.print(f"failed: {failure.message}", markup=False)
+        web_stays = False
         for name in reversed(self._switched):
-            before = self.record.before.get(name, "")
+            before, host = self.record.before.get(name, ""), self.environment.host(name)
             if before in ("", self.record.release):
+                continue
+            if web_stays and "web" not in host.groups:
+                console.print(f"{name} keeps the release whose web service goes on giving it jobs.", markup=False)
                 continue
             try:
                 with self._step(f"return {name} to {before}"):
-                    self._switch(self.environment.host(name), before, release="")
+                    self._switch(host, before, release="")
             except Failure as worse:
                 console.print(f"{name}: {worse.message}", markup=False)
+                web_stays |= "web" in host.groups
+        self._refuse_difference(failure)
+        self.record.result = records.RETURNED
+
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """No host is switched in the block, so they are what they were if it fails: different, perhaps."""
+        try:
+            yield
+        except Failure as failure:
+            if self.interrupted:
+                self._refuse_difference(failure)
+            raise
+
+    def _refuse_difference(self, failure: Failure) -> None:
+        """Raises Failure if hosts have not what they had before the deployment, or the one that it goes on with."""
         if differ := self._not_returned():
             self.record.result = records.FAILED
             raise Failure(
                 f"{failure.message} And these hosts are not back on what they had: {'; '.join(differ)}.",
-                "Look at them (./inv status), then: ./inv rollback, or ./inv deploy --resume.",
+                f"{failure.hint} Look at them (./inv status), then: ./inv rollback, or ./inv deploy --resume.".strip(),
             ) from failure
-        self.record.result = records.RETURNED
 
     def _not_returned(self) -> list[str]:
         """What the hosts themselves say, for the one at which it failed returned itself, or could not."""

@@ -136,7 +136,7 @@ class Records:
         except Failure as failure:
             if record.result == RUNNING:
                 record.result = RETURNED
-            record.message = failure.message
+            record.message = f"{failure.message} {failure.hint}".strip()
             raise
         except BaseException as error:
             record.result, record.message = FAILED, f"{type(error).__name__}: {error}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,15 +92,18 @@ def scenes(deployed: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         )
 
 
-def test_both_are_under_way(scenes: Scenes) -> None:
+def test_both_are_under_way(deployed: Site, scenes: Scenes) -> None:
     """First of this module: tests that need no site run between it and the others (conftest.py)."""
+    query = "select count(*) from uploads where filename like 'slow-%' or filename like 'worker-%'"
+    until(lambda: deployed.sql(query) == [["2"]], "both uploads to begin", 60)
     assert not scenes.slow.done()
     assert not scenes.worker.done()
 
 
 def test_a_slow_client_outlives_the_stop_of_its_web_host(deployed: Site, scenes: Scenes) -> None:
     """No error, no second upload, no byte sent twice beyond what the buffers hold."""
-    slow = scenes.slow.result(timeout=300)
+    wait([scenes.slow, scenes.worker], 420)  # whatever comes next finds nobody at work
+    slow = scenes.slow.result(timeout=0)
     said = deployed.wait_done(slow.client.upload_id, 120)
     assert said["sha256"] == slow.sha256
     assert not slow.client.of("error")
@@ -120,7 +123,8 @@ def test_a_slow_client_outlives_the_stop_of_its_web_host(deployed: Site, scenes:
 
 def test_a_job_is_finished_by_another_worker_and_published_once(deployed: Site, scenes: Scenes) -> None:
     """The upload of a worker that died is done by the other one, and its results are there once."""
-    lost = scenes.worker.result(timeout=420)
+    wait([scenes.slow, scenes.worker], 420)
+    lost = scenes.worker.result(timeout=0)
     deployed.measured.append(f"worker: a job was finished elsewhere {lost.seconds:.0f} s after a power cut")
     said = deployed.upload(lost.upload_id)
     assert said["sha256"] == lost.sha256

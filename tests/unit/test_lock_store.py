@@ -147,7 +147,7 @@ def test_provision_goes_ahead_without_etcd_if_it_is_told_to(monkeypatch: pytest.
 
 
 @dataclass
-class Hosts:
+class InTurn:
     """Database hosts that answer in turn; what is no answer is raised."""
 
     answers: list[Any]
@@ -161,7 +161,7 @@ class Hosts:
     def connection(self, host: Any) -> Any:
         return self
 
-    def __enter__(self) -> Hosts:
+    def __enter__(self) -> InTurn:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -179,7 +179,7 @@ class TestStore:
     GOOD = (0, json.dumps({"kvs": [{"key": "L2xvbmdoYXVsL2E=", "value": "Yg=="}]}), "")
 
     def ask(self, *answers: Any) -> str | None:
-        return Store(cast(Environment, Hosts(list(answers)))).get("a")
+        return Store(cast(Environment, InTurn(list(answers)))).get("a")
 
     def test_the_next_host_is_asked_when_one_is_away(self) -> None:
         assert self.ask(TimeoutError("no route"), (1, "", "context deadline exceeded"), self.GOOD) == "b"

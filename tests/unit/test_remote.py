@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from invoke.context import Context
 
 from ops import remote, status
 from ops.deployment import fleet
@@ -29,16 +29,15 @@ class Site:
     def connection(self, host: Host) -> Any:
         if host.name == "web2" and self.away:
             raise self.away
-        return nullcontext(SimpleNamespace(run=lambda line, **_: self.run(host, line)))
+        return nullcontext(SimpleNamespace(run=lambda line, **options: self.run(host, line, **options)))
 
     def group(self, _name: str) -> list[Host]:
         return []
 
-    def run(self, host: Host, line: str) -> Any:
+    def run(self, host: Host, line: str, **options: Any) -> Any:
         if host.name == "web2" and self.broken:
             line = "echo 'python3: not found' >&2; exit 127"
-        done = subprocess.run(["sh", "-c", line.removeprefix("sudo -n ")], capture_output=True, text=True, check=False)
-        return SimpleNamespace(return_code=done.returncode, stdout=done.stdout, stderr=done.stderr)
+        return Context().run(line.removeprefix("sudo -n "), in_stream=False, **options)
 
 
 def environment(site: Site) -> Environment:
@@ -50,6 +49,15 @@ def test_what_is_fed_to_a_command_arrives_and_its_answer_is_json() -> None:
     said = remote.answer(environment(site), site.hosts["web1"], ["cat"], stdin=json.dumps({"it's": "'$HOME'"}))
     assert said == {"it's": "'$HOME'"}
     assert remote.answer(environment(site), site.hosts["web1"], ["cat"], stdin="") is None
+
+
+@pytest.mark.parametrize("show_progress", [False, True])
+def test_only_progress_is_shown(show_progress: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    site = Site()
+    command = ["sh", "-c", "echo 1; echo half of it >&2"]
+    assert remote.answer(environment(site), site.hosts["web1"], command, show_progress=show_progress) == 1
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("", "half of it\n" if show_progress else "")
 
 
 AWAY = (Site(TimeoutError("no route")), "web2 does not answer: no route", Exit.UNAVAILABLE, "not reachable: no route")

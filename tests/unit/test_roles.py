@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ops import roles
+from ops import roles, testing
 from ops.lab.place import Place
 
 
@@ -16,3 +16,7 @@ def test_every_scenario_of_every_checkout_has_a_lab_of_its_own(monkeypatch: pyte
     assert len(here) == len(set(names))
     monkeypatch.setattr(roles, "ROLES", tmp_path)
     assert not here & {roles.scenario_lab(role) for role in names}
+
+
+def test_the_scenarios_that_begin_first_are_there() -> None:
+    assert set(roles.names()) >= testing.LONG_SCENARIOS

@@ -110,11 +110,14 @@ class _Jobs(JobManager):
             try:
                 done = await self.connector.execute_query_all_async(query, id=job.id, attempts=job.attempts, **values)
                 break
+            except UniqueViolation:
+                raise  # an answer, and the last one
             except ConnectorException as error:
                 if asyncio.get_running_loop().time() > until:
                     raise
                 log.warning(
-                    "the queue did not hear of a job's end: told again", extra={"job_id": job.id, "error": str(error)}
+                    "the queue did not hear what becomes of a job: told again",
+                    extra={"job_id": job.id, "error": _cause(error)},
                 )
             await asyncio.sleep(DECIDE_AGAIN_SECONDS)
         if not done:
@@ -207,8 +210,13 @@ async def reap(app: App, stalled_seconds: float) -> None:
                     await requeue(app, job)
         except ConnectorException as error:
             reachable_since = None
-            log.warning("the queue cannot be reached", extra={"error": str(error)})
+            log.warning("the queue cannot be reached", extra={"error": _cause(error)})
         await asyncio.sleep(stalled_seconds / REAPS)
+
+
+def _cause(error: ConnectorException) -> str:
+    """What PostgreSQL or the network said: Procrastinate's own error only says that there was one."""
+    return str(error.__cause__ or error)
 
 
 async def requeue(app: App, job: Job) -> None:

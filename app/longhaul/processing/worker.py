@@ -49,6 +49,7 @@ async def _take_jobs(settings: Settings, services: Services, jobs: JobServices) 
 
     async def upkeep() -> None:
         await services.uploads.queue_lost()
+        await services.uploads.free_jobs()
         await garbage.sweep(services.uploads, services.store, keep_days=settings.keep_days)
         await sweep_results(services.database, jobs.attempts, services.store, keep_days=settings.keep_days)
 
@@ -62,7 +63,7 @@ async def _take_jobs(settings: Settings, services: Services, jobs: JobServices) 
                 reaper.cancel()
                 await asyncio.wait({reaper})
     except ConnectorException as error:
-        log.error("the queue cannot be reached", extra={"error": str(error)})
+        log.error("the queue cannot be reached", extra={"error": str(error.__cause__ or error)})
         told_to_stop = False
     if told_to_stop:
         log.info("worker stopped")

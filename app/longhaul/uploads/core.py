@@ -35,6 +35,8 @@ log = logs.get(__name__)
 
 LOST_AFTER = timedelta(minutes=1)
 """An upload that waits without a job has lost it, once nothing was heard of it for so long: a run reports every 5 s."""
+ABSENT_AFTER = timedelta(hours=1)
+"""Longer than any probe waits for the worker that it names."""
 
 _ENDED = [State.TERMINATED.value, State.EXPIRED.value]
 _LOST = (
@@ -326,6 +328,20 @@ class Uploads:
             return lost
 
         return await self.database.retrying(work, seconds=self.patience)
+
+    async def free_jobs(self, after: timedelta = ABSENT_AFTER) -> int:
+        """Let any worker process the uploads that waited for a certain one longer than `after`: it may never return.
+
+        Returns how many those were.
+        """
+
+        async def work(connection: Connection) -> int:
+            return await self.jobs.free(connection, after)
+
+        freed = await self.database.retrying(work, seconds=self.patience)
+        if freed:
+            log.warning("jobs waited for a worker that does not take them: any may now", extra={"count": freed})
+        return freed
 
     async def list(self, owner: str, limit: int = 200) -> list[Upload]:
         """The owner's uploads that nobody has deleted, newest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from datetime import timedelta
 
 from procrastinate import PsycopgConnector
 from procrastinate.jobs import Job
@@ -43,6 +44,19 @@ class Jobs:
             connection=connection,
         )
         log.info("processing queued", extra={"upload_id": upload.id, "job_id": job.id})
+
+    async def free(self, connection: Connection, after: timedelta) -> int:
+        """Let any worker take the jobs that have waited for a certain one longer than `after`; how many those were.
+
+        Jobs of uploads that are gone too: whoever takes them ends them.
+        """
+        cursor = await connection.execute(
+            "update procrastinate_jobs set queue_name = %s where status = 'todo' and task_name = %s"
+            " and queue_name like %s and not exists"
+            " (select from uploads where id = args->>'upload_id' and updated_at > now() - %s)",
+            (QUEUE, TASK, queue_for("%"), after),
+        )
+        return cursor.rowcount
 
 
 def queue_for(worker: str) -> str:

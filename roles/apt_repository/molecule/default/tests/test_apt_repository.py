@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import yaml
 from testinfra.host import Host
 
+from ops.paths import ROLES
 from roles.conftest import Hosts
 from tests.support import packages as older
 
 ROLE_HOSTS = ["ops1"]
 PACKAGE = "hostname"
-NAMES = [PACKAGE, "keepalived", "chrony", "needrestart", "openssh-server", "python3-apt", "sudo"]
+NAMES = [PACKAGE, "keepalived", *yaml.safe_load((ROLES / "base/vars/main.yml").read_text())["__base_packages"]]
 
 
 def ask(host: Host, *words: str, names: list[str] | None = None) -> Any:
