@@ -9,6 +9,7 @@ class Exit(IntEnum):
     """Exit codes of every task; the values above 2 are those of sysexits.h."""
 
     FAILED = 1
+    DIFFERENT = 2
     USAGE = 64
     BAD_INPUT = 65
     UNAVAILABLE = 69

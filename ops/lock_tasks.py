@@ -11,8 +11,13 @@ from ops.environment import Environment
 @task(name="show", help={"env": "environment to look at"})
 def show(_context: object, env: str = "lab") -> None:
     """Show who is changing the environment now."""
-    holder = lock.current(Store(Environment.named(env)))
-    console.print(f"'{env}' is locked by {holder}." if holder else f"'{env}' is not locked.", markup=False)
+    store = Store(Environment.named(env))
+    holder = lock.current(store)
+    if holder is None:
+        console.print(f"'{env}' is not locked.", markup=False)
+        return
+    ends = f"It ends in {lock.seconds_left(store)} s unless that process, which renews it, is alive"
+    console.print(f"'{env}' is locked by {holder}. {ends}.", markup=False)
 
 
 @task(name="break", help={"env": "environment to unlock", "yes": "do not ask"})

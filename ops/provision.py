@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 
@@ -12,10 +14,13 @@ from rich.console import Console
 from ops import secrets
 from ops.ansible import Change, run_playbook
 from ops.cli import confirm, console, task
+from ops.deployment import fleet as releases
 from ops.deployment import lock, plan
 from ops.deployment.store import NotThereYet, Store
 from ops.environment import Environment
-from ops.errors import Failure
+from ops.errors import Exit, Failure
+from ops.packages import fleet as packages
+from ops.packages import lock as package_lock
 
 WITHOUT_LOCK = "go ahead although etcd is away: you make sure that you are alone"
 RESTART_DATABASE = {"postgresql_restart_pending": True}
@@ -58,7 +63,11 @@ def drift(_context: object, env: str = "lab", json_: bool = False) -> None:
     """Fail if a host is not what the inventory says."""
     environment = Environment.named(env)
     secrets.read(env)
-    changes = run_playbook(environment, "site", check=True)
+    changes = [
+        *run_playbook(environment, "site", check=True),
+        *_other_packages(environment),
+        *_other_releases(environment),
+    ]
     if json_:
         sys.stdout.write(json.dumps([asdict(change) for change in changes], indent=2) + "\n")
     elif changes:
@@ -67,9 +76,29 @@ def drift(_context: object, env: str = "lab", json_: bool = False) -> None:
         hosts = sorted({change.host for change in changes})
         raise Failure(
             f"{len(changes)} {'difference' if len(changes) == 1 else 'differences'} on {', '.join(hosts)}.",
-            "Make them what the inventory says: ./inv provision. Or put the change into roles/ or inventories/.",
+            "Make them what the inventory says: ./inv provision, for packages ./inv packages.apply, for releases "
+            "./inv deploy. Or put the change into roles/ or inventories/.",
+            Exit.DIFFERENT,
         )
     console.print(f"No difference: the hosts of '{env}' are what the inventory says.")
+
+
+def _other_packages(environment: Environment) -> Iterator[Change]:
+    """Packages that are not of the version that the lock names."""
+    locked = package_lock.read(environment)
+    if locked is not None:
+        for change in packages.changes(packages.ask(environment), locked.versions):
+            for host in change.hosts:
+                yield Change(host, "packages", "Version", f"{change.package} {change.before}, locked: {change.after}")
+
+
+def _other_releases(environment: Environment) -> Iterator[Change]:
+    """Hosts that run another release than most do."""
+    found = releases.ask(environment, releases.hosts_of(environment))
+    ((most, _),) = Counter(host.current for host in found.values()).most_common(1)
+    for host in found.values():
+        if host.current != most:
+            yield Change(host.host, "release", "Current", f"{host.current or 'none'}; most have {most or 'none'}")
 
 
 def check(environment: Environment) -> list[Change]:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # tests that need no site must not wait for its libraries
     from tests.support.site import Site
 
 _SITE = pytest.StashKey["Site"]()
-USERS_SECONDS = 90
-"""Less than a deployment takes: its end is not waited for long."""
+USERS_SECONDS = 240
+"""Longer than a deployment takes that is stopped and resumed; when the test is through, they hurry."""
 
 
 @pytest.fixture(scope="session")

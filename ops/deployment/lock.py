@@ -121,6 +121,12 @@ def current(store: Store) -> Holder | None:
     return Holder(**json.loads(text)) if text else None
 
 
+def seconds_left(store: Store) -> int:
+    """In how many seconds the lock ends if its holder does not renew it."""
+    lease = store.get(KEY)
+    return store.seconds_left(lease) if lease else 0
+
+
 def break_lock(store: Store) -> Holder | None:
     """Take the lock away from whoever holds it, and return who that was."""
     holder = current(store)

@@ -14,6 +14,7 @@ from rich.table import Table
 from ops.ansible import Change
 from ops.deployment.fleet import Releases
 from ops.paths import ROOT
+from ops.release.source import INPUTS
 
 MIGRATIONS = "app/migrations/versions"
 SHOWN = 30
@@ -28,8 +29,10 @@ class Migration:
 
 
 def commits(before: str, after: str) -> list[str] | None:
-    """A line for each commit of `after` that `before` has not, newest first; None if git does not know one of them."""
-    return _git("log", "--oneline", f"{before}..{after}", "--", "app")
+    """A line for each commit of `after` that `before` has not and that makes another release, newest first; None if git
+    does not know one of them.
+    """
+    return _git("log", "--oneline", f"{before}..{after}", "--", *INPUTS)
 
 
 def migrations(before: str, after: str) -> list[Migration]:
@@ -64,16 +67,24 @@ def show(releases: Mapping[str, Releases], version: str, changes: Sequence[Chang
 
 
 def _show_code(console: Console, before: str, after: str) -> None:
-    lines = commits(before, after)
-    if lines is None:
+    brought, taken = commits(before, after), commits(after, before)
+    if brought is None or taken is None:
         console.print(f"Commits: this checkout does not know {before}, which the hosts run, or {after}.")
         return
-    console.print(f"Commits that change the application: {len(lines)}")
-    for line in lines[:SHOWN]:
-        console.print(f"  {line}", markup=False)
+    _show_commits(console, "Commits that come", brought)
+    if taken:
+        _show_commits(console, "Commits that go away", taken)
     for migration in migrations(before, after):
         note = "" if migration.phase == "expand" else "  (not applied by a deployment: ./inv database.contract)"
         console.print(f"Migration: {migration.name}  {migration.phase}{note}")
+
+
+def _show_commits(console: Console, title: str, lines: Sequence[str]) -> None:
+    console.print(f"{title}: {len(lines)}")
+    for line in lines[:SHOWN]:
+        console.print(f"  {line}", markup=False)
+    if len(lines) > SHOWN:
+        console.print(f"  ... and {len(lines) - SHOWN} more")
 
 
 def table_of(changes: Sequence[Change]) -> Table:

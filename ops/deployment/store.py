@@ -67,6 +67,10 @@ class Store:
         """Let the lease begin anew; False if it has ended."""
         return int(self._etcdctl("lease", "keep-alive", "--once", lease).get("TTL", 0)) > 0
 
+    def seconds_left(self, lease: str) -> int:
+        """In how many seconds the lease ends unless it is renewed."""
+        return max(0, int(self._etcdctl("lease", "timetolive", lease).get("ttl", 0)))
+
     def revoke(self, lease: str) -> None:
         """End the lease and its keys, if it is there."""
         self._etcdctl("lease", "revoke", lease, missing_is_fine=True)

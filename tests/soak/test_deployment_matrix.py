@@ -14,7 +14,8 @@ from ops.artefact import manifest
 from ops.environment import LAB_ENVIRONMENT
 from ops.load.run import Load
 from ops.paths import APP
-from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
+from tests.support.deployments import DEPLOY, assert_on, kill_after, kill_at, name_of
+from tests.support.load import under_load, users_for
 from tests.support.releases import altered, in_wheel
 from tests.support.site import Poller, Site, inv
 
@@ -26,6 +27,8 @@ STEPS = [
     "switch web1",
     "switch web2",
 ]
+BACK = ("rollback", f"--env={LAB_ENVIRONMENT}", "--yes")
+FOUR_RUNS_SECONDS = 600
 RELOAD_EVERY_SECONDS = 4
 
 
@@ -62,6 +65,7 @@ def test_a_release_that_does_not_work_goes_back(
     before, version = site.versions()["web1"], name_of(current)
     with altered(current, version, change):
         done = inv(*DEPLOY, f"--release={version}")
+    assert users.running, "the users were through before the hosts had returned"
     assert done.returncode == 1, done.stdout[-10000:]
     assert says in " ".join(done.stdout.split()), done.stdout[-10000:]
     assert_on(site, before)
@@ -89,8 +93,37 @@ def test_a_deployment_that_died_after_a_step_is_resumed(
         freed = inv("lock.break", f"--env={LAB_ENVIRONMENT}", "--yes")
         assert freed.returncode == 0, freed.stdout
         resumed = inv(*DEPLOY, "--resume")
+        assert users.running, "the users were through before the deployment was"
         assert resumed.returncode == 0, resumed.stdout[-10000:]
     assert_on(site, version)
+
+
+def test_a_switch_that_died_in_the_middle_is_done_again(site: Site, current: release.Release) -> None:
+    """The first web host is drained and stopped, and its link is the new one: forwards, and then on the way back."""
+    before, version, link = site.versions()["web1"], name_of(current), r"TASK \[release : Start\]"
+    of_web1 = len(site.group("workers")) + 1
+    with altered(current, version), under_load(site, users_for(FOUR_RUNS_SECONDS)) as users:
+        kill_at(link, *DEPLOY, f"--release={version}", time_number=of_web1)
+        assert site.run("web1", "cat", "/opt/longhaul/switching").strip() == before
+        free(site)
+        resumed = inv(*DEPLOY, "--resume")
+        assert resumed.returncode == 0, resumed.stdout[-10000:]
+        assert_on(site, version)
+        assert site.run("web1", "cat", "/opt/longhaul/previous").strip() == before
+        kill_at(link, *BACK, time_number=of_web1)
+        assert site.run("web1", "cat", "/opt/longhaul/switching").strip() == version
+        free(site)
+        back = inv(*BACK)
+        assert back.returncode == 0, back.stdout[-10000:]
+        assert users.running, "the users were through before the way back was"
+    assert_on(site, before)
+
+
+def free(site: Site) -> None:
+    """Take the lock of a process that was killed away, and see that others went on serving."""
+    freed = inv("lock.break", f"--env={LAB_ENVIRONMENT}", "--yes")
+    assert freed.returncode == 0, freed.stdout
+    assert site.backends("lb1")["web2"] == "UP"
 
 
 def test_reloads_of_the_load_balancers_disturb_no_deployment(site: Site, current: release.Release, users: Load) -> None:
@@ -110,6 +143,7 @@ def test_reloads_of_the_load_balancers_disturb_no_deployment(site: Site, current
         finally:
             ended.set()
             thread.join()
+    assert users.running, "the users were through before the deployment was"
     assert done.returncode == 0, done.stdout[-10000:]
     assert time.monotonic() - began > 2 * RELOAD_EVERY_SECONDS, "too quick to have met a reload"
     # Of an upload that a web host hands over when it stops; a reload ends none.

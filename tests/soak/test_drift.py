@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ops.environment import LAB_ENVIRONMENT
+from ops.errors import Exit
 from tests.support.recap import recaps
 from tests.support.site import Site, inv
 
@@ -18,6 +19,6 @@ def test_check_mode_finds_drift_and_nothing_else(site: Site) -> None:
         drifted = inv("drift", f"--env={LAB_ENVIRONMENT}")
     finally:
         site.run("web2", "sed", "-i", "/# by hand/d", "/etc/hosts")
-    assert drifted.returncode == 1, drifted.stdout[-10000:]
+    assert drifted.returncode == Exit.DIFFERENT, drifted.stdout[-10000:]
     assert "1 difference on web2." in drifted.stdout
     assert "/etc/hosts" in drifted.stdout

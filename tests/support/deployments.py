@@ -35,6 +35,11 @@ def assert_on(site: Site, version: str) -> None:
 
 def kill_after(step: str, *arguments: str) -> str:
     """Run a task whose whole process group is killed when the named step has ended; returns what it had said."""
+    return kill_at(rf"{re.escape(step)}: \d+ s$", *arguments)
+
+
+def kill_at(line_like: str, *arguments: str, time_number: int = 1) -> str:
+    """The same when it has said a line that matches, for the so-and-so-many-th time."""
     process = subprocess.Popen(
         [tool("invoke"), "--search-root", str(ROOT), *arguments],
         cwd=ROOT,
@@ -51,10 +56,11 @@ def kill_after(step: str, *arguments: str) -> str:
     try:
         for line in process.stdout:
             lines.append(line)
-            if re.match(rf"{re.escape(step)}: \d+ s$", line):
+            time_number -= bool(re.match(line_like, line))
+            if not time_number:
                 os.killpg(process.pid, signal.SIGKILL)
                 break
     finally:
         limit.cancel()
-    assert process.wait(30) == -signal.SIGKILL, f"it ended before '{step}' had:\n{''.join(lines)[-5000:]}"
+    assert process.wait(30) == -signal.SIGKILL, f"it ended before '{line_like}':\n{''.join(lines)[-5000:]}"
     return "".join(lines)

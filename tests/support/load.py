@@ -23,7 +23,7 @@ def users_for(seconds: int) -> Profile:
 
     Slower than there, where they take half of a small machine. The soak has the profile itself.
     """
-    rates = ((3, 400 * KB), (9, 50 * KB), (8, 5 * KB))
+    rates = ((3, 150 * KB), (9, 50 * KB), (8, 5 * KB))
     groups = tuple(Group(clients, rate * seconds, rate=rate) for clients, rate in rates)
     return replace(PROFILES["deploy"], groups=groups, pages_per_second=20)
 
@@ -47,5 +47,6 @@ def under_load(site: Site, profile: Profile) -> Iterator[Load]:
     site.measured.append(
         f"{profile.clients} uploads and {profile.pages_per_second:g} pages/s for {measure.now():.0f} s: "
         f"{len(measure.interruptions)} interruptions, resumed within {max(measure.resumed_after, default=0):.1f} s, "
-        f"{measure.failed} failures, slowest page {measure.latency(Kind.PAGE).slowest:.1f} s"
+        f"{measure.sent_again / 1e6:.1f} MB sent again, {measure.failed} failures, "
+        f"slowest page {measure.latency(Kind.PAGE).slowest:.1f} s"
     )

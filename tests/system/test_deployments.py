@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,17 +13,17 @@ import pytest
 from ops import ansible, release
 from ops.environment import LAB_ENVIRONMENT
 from ops.load.run import Load
+from tests.conftest import USERS_SECONDS
 from tests.support.clients import random_file
 from tests.support.commands import run
 from tests.support.deployments import DEPLOY, assert_on, kill_after, name_of
 from tests.support.load import under_load, users_for
 from tests.support.recap import recaps
 from tests.support.releases import altered, in_wheel
-from tests.support.site import Site, inv
+from tests.support.site import Poller, Site, inv, until
 
 MB = 1_000_000
 TASKS_PER_HOST = 100
-THERE_AND_BACK_SECONDS = 160
 
 
 def newest(site: Site) -> dict[str, object]:
@@ -60,13 +61,16 @@ def test_to_a_new_release_and_back(site: Site, current: release.Release, tmp_pat
     # So slow that both web hosts are switched while it runs.
     with altered(current, version), site.line("steady", "8mbit") as line:
         upload = line.start("tus-js-client", file)
-        with under_load(site, users_for(THERE_AND_BACK_SECONDS)):
+        with under_load(site, users_for(USERS_SECONDS)) as users:
             done = inv(*DEPLOY, f"--release={version}")
             elapsed = time.monotonic() - began
             assert done.returncode == 0, done.stdout[-10000:]
             assert_on(site, version)
             assert site.run("web1", "cat", "/opt/longhaul/previous").strip() == before
             back = inv("rollback", f"--env={LAB_ENVIRONMENT}", "--yes")
+            assert users.running, "the users were through before the way back was"
+            # A web host hands an upload over once when it is switched, and nothing else interrupts any.
+            assert len(users.measure.interruptions) <= 2 * len(site.group("web")) * users.profile.clients
         assert back.returncode == 0, back.stdout[-10000:]
         upload.wait_success(150)
     assert_on(site, before)
@@ -93,6 +97,7 @@ def test_a_release_that_does_not_work_goes_back_everywhere(site: Site, current: 
     before, version = site.versions()["web1"], name_of(current)
     with altered(current, version, in_wheel("longhaul/tus.py", break_uploads_on_web2)):
         done = inv(*DEPLOY, f"--release={version}")
+    assert users.running, "the users were through before the hosts had returned"
     assert done.returncode == 1, done.stdout[-10000:]
     assert "web2 did not work with release" in " ".join(done.stdout.split()), done.stdout[-10000:]
     assert_on(site, before)
@@ -113,19 +118,73 @@ def test_a_deployment_whose_process_died_is_resumed(site: Site, current: release
         assert other.returncode == 75, other.stdout
         assert "--resume" in other.stdout
         resumed = inv(*DEPLOY, "--resume")
+        assert users.running, "the users were through before the deployment was"
         assert resumed.returncode == 0, resumed.stdout[-10000:]
     assert_on(site, version)
 
 
+def play(site: Site, name: str, host: str, **variables: object) -> subprocess.CompletedProcess[str]:
+    """Run one of a deployment's playbooks on one host."""
+    command = ansible.command_line(site.environment, name, limit=host)
+    return run(*command, "--extra-vars", json.dumps(variables), seconds=300, env=ansible.settings())
+
+
+def test_the_last_web_host_that_serves_is_not_switched(site: Site) -> None:
+    """Not forwards and not back: a deployment that fails on the other one leaves it as it is."""
+    site.run("web2", "systemctl", "stop", "longhaul-web.service")
+    for balancer in site.group("loadbalancers"):
+        until(lambda balancer=balancer: site.backends(balancer)["web2"] != "UP", f"{balancer} to miss web2", 20)
+    with Poller(site) as poller:
+        done = play(site, "release-switch", "web1", release_version="another")
+    assert done.returncode != 0
+    assert "No other web host serves by lb1, lb2" in " ".join(done.stdout.split()), done.stdout
+    (said,) = recaps(done.stdout)
+    assert not said["web1"]["changed"], done.stdout
+    assert poller.asked
+    assert not poller.failures
+
+
+def test_what_somebody_has_drained_stays_drained(site: Site) -> None:
+    before, mark = site.versions()["web2"], "/var/lib/longhaul/drain"
+    other = site.run("web2", "cat", "/opt/longhaul/previous").strip()
+    site.run("web2", "sh", "-c", f"echo 'a disk is replaced' >{mark}")
+    switched = play(site, "release-switch", "web2", release_version=other, release_probe_release="")
+    assert switched.returncode == 0, switched.stdout[-10000:]
+    assert site.versions()["web2"] == other
+    assert site.run("web2", "cat", mark) == "a disk is replaced\n"
+    assert site.backends("lb1")["web2"] != "UP"
+    site.run("web2", "rm", mark)
+    back = play(site, "release-switch", "web2", release_version=before, release_probe_release="")
+    assert back.returncode == 0, back.stdout[-10000:]
+    assert set(site.backends("lb1").values()) == {"UP"}
+
+
+def test_a_migration_that_a_dead_deployment_began_is_waited_for(site: Site) -> None:
+    """And then done again: how it ended, nobody has heard."""
+    version, folder = site.versions()["web1"], "/run/systemd/system/longhaul-migrate@.service.d"
+    slow = f"mkdir -p {folder} && printf '[Service]\\nExecStartPre=/bin/sleep 4\\n' >{folder}/slow.conf"
+    begin = "echo MIGRATE_ARGUMENTS=--phase expand >/run/longhaul-migrate.env && systemctl start --no-block"
+    began = float(site.run("web1", "date", "+%s.%N"))
+    site.run("web1", "sh", "-c", f"{slow} && systemctl daemon-reload && {begin} longhaul-migrate@{version}")
+    try:
+        done = play(site, "release-migrate", "web1", release_version=version)
+    finally:
+        site.run("web1", "sh", "-c", f"rm -r {folder} && systemctl daemon-reload")
+    assert done.returncode == 0, done.stdout[-10000:]
+    said = site.run("web1", "journalctl", f"--unit=longhaul-migrate@{version}", f"--since=@{began:.0f}", "--output=cat")
+    assert len(re.findall(r"^Finished ", said, re.MULTILINE)) == 2, said
+
+
 def test_a_version_that_is_used_for_other_content_is_refused(site: Site, current: release.Release) -> None:
     """Before anything is switched, with the reason and what to do."""
-    command = ansible.command_line(site.environment, "release-install")
-    values = {
-        "release_version": current.version,
-        "release_archive": str(current.path),
-        "release_sha256": "0" * 64,
-    }
-    done = run(*command, "--extra-vars", json.dumps(values), seconds=300, env=ansible.settings())
+    done = play(
+        site,
+        "release-install",
+        "all",
+        release_version=current.version,
+        release_archive=str(current.path),
+        release_sha256="0" * 64,
+    )
     assert done.returncode != 0
     assert "A version means one content" in " ".join(done.stdout.split()), done.stdout
     (said,) = recaps(done.stdout)

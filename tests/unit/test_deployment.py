@@ -253,6 +253,27 @@ class TestMachine:
         assert world.done == ["install worker1,worker2,web1,web2 new", "migrate web1 new"]
         assert kept(world).result == records.RETURNED
 
+    def test_workers_keep_the_release_of_a_web_host_that_stays(self, world: World) -> None:
+        """One that is the last to serve is not drained again."""
+        world.broken = lambda playbook, limit, version: limit == "web2" or (limit == "web1" and version == OLD)
+        world.stuck = {"web2"}
+        with pytest.raises(Failure, match=r"not back on what they had: worker1 .* worker2 .* web1 .* web2"):
+            deploy(make(world))
+        assert world.done[-1] == "switch web1 old"
+        assert world.current == {**dict.fromkeys(HOSTS, NEW), "web2": OLD}
+        assert kept(world).result == records.FAILED
+
+    def test_one_that_goes_on_says_what_differs_though_it_switched_nothing(self, world: World) -> None:
+        made = make(world)
+        made.interrupted = True
+        world.current["worker1"] = NEW
+        world.broken = lambda playbook, limit, version: playbook == "release-install"
+        with pytest.raises(Failure, match="not back on what they had: worker1") as failed:
+            deploy(made)
+        assert "./inv rollback" in failed.value.hint
+        assert kept(world).result == records.FAILED
+        assert "./inv rollback" in kept(world).message
+
     def test_a_first_deployment_has_nothing_to_return_to(self, world: World) -> None:
         world.current = dict.fromkeys(HOSTS, "")
         world.broken = lambda playbook, limit, version: limit == "web2"
@@ -462,6 +483,78 @@ class TestTheWayBack:
             deploying.contract.body(None, env="lab")
         assert "different releases" in capsys.readouterr().err
         assert not world.done
+
+    def test_a_deployment_looks_again_when_it_has_the_lock(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One whose process had just died held the lock when this one began."""
+        monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
+        monkeypatch.setattr(deploying, "_lab_up", lambda environment: environment)
+        monkeypatch.setattr(deploying.release, "check", lambda *_: "somebody")
+        died = Record.new("deploy", NEW, "")
+        died.before = dict.fromkeys(HOSTS, OLD)
+
+        def find(version: str) -> Release:
+            Records(store(world.memory)).save(died)
+            return Release(version, Path("/nowhere"), "0" * 64)
+
+        monkeypatch.setattr(deploying.release, "find", find)
+        with pytest.raises(SystemExit) as ended:
+            deploying.deploy.body(None, env="lab", release_=NEW, provision=False)
+        assert ended.value.code == Exit.TEMPORARY
+        assert "./inv deploy --resume" in capsys.readouterr().err
+        assert not world.done
+
+    def test_a_rollback_looks_again_when_it_has_the_lock(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
+        targets = iter([OLD, NEW])
+        monkeypatch.setattr(deploying, "_before", lambda *_: next(targets))
+        with pytest.raises(SystemExit) as ended:
+            deploying.rollback.body(None, env="lab")
+        assert ended.value.code == Exit.TEMPORARY
+        assert "Somebody else has changed the environment" in capsys.readouterr().err
+        assert not world.done
+
+    @pytest.mark.parametrize("other", [{"release_": NEW}, {"limit": "web1"}])
+    def test_what_is_resumed_is_what_was_begun(self, other: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            deploying.deploy.body(None, env="lab", resume=True, **other)
+        assert ended.value.code == Exit.USAGE
+        assert "Leave --release and --limit away" in capsys.readouterr().err
+
+    def test_the_way_back_from_the_middle_leads_before_it(self, world: World) -> None:
+        """A rollback that fails too leaves hosts where it was going, not where they were."""
+        found = Records(store(world.memory))
+        stopped = Record.new("deploy", NEW, "")
+        stopped.id, stopped.before = "1", dict.fromkeys(HOSTS, OLD)
+        found.save(stopped)
+        world.current["worker1"] = world.current["worker2"] = NEW
+        environment = Environment("lab", INVENTORIES / "lab")
+        record = Record.new("rollback", OLD, "")
+        made = deploying._machine(
+            environment, fleet.hosts_of(environment), record=record, kept=found, held=None, resumed=None
+        )
+        world.broken = lambda playbook, limit, version: (playbook, limit) == ("release-switch", "worker2")
+        with pytest.raises(Failure, match="not back on what they had: worker2"):
+            made.go_to(OLD)
+        assert world.current["worker1"] == OLD
+        assert record.result == records.FAILED
+        assert deploying._before(found, {}) == OLD
+
+    def test_deployments_that_have_no_end_say_how_to_go_on(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
+        for number, operation in enumerate(("deploy", "rollback", records.SHIP)):
+            record = Record.new(operation, NEW, "")
+            record.id = str(number)
+            Records(store(world.memory)).save(record)
+        deploying.deploys.body(None, env="lab")
+        ends = [line.strip() for line in capsys.readouterr().out.splitlines() if "its process has died" in line]
+        died = "its process has died in 'the beginning'"
+        assert ends == [died, f"{died}: ./inv rollback --to={NEW}", f"{died}: ./inv deploy --resume, or ./inv rollback"]
 
     def test_whom_the_inventory_names_gets_the_record(self, tmp_path: Path, world: World) -> None:
         hook = ["sh", "-c", f"cat > {tmp_path}/told"]

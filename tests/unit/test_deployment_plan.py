@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from ops.ansible import Change
 from ops.deployment import fleet, plan
@@ -65,6 +66,17 @@ class TestPlan:
         assert plan.migrations(first, second) == [
             plan.Migration("r2.py", "contract"),
             plan.Migration("r3.py", "no phase"),
+        ]
+
+    def test_a_way_back_says_what_goes_away(
+        self, repository: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        first, second = repository("one", r1=""), repository("two", r2="")
+        plan._show_code(Console(width=100), second, first)
+        assert capsys.readouterr().out.splitlines()[:3] == [
+            "Commits that come: 0",
+            "Commits that go away: 1",
+            f"  {second[:7]} two",
         ]
 
     def test_a_commit_that_git_does_not_know(self, repository: Callable[..., str]) -> None:

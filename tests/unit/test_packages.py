@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import yaml
 
+from ops import provision
+from ops.deployment import fleet as releases
+from ops.deployment.fleet import Releases
 from ops.environment import Environment
 from ops.errors import Exit, Failure
-from ops.packages import fleet, lock
+from ops.packages import fleet, lock, tasks
 from ops.packages.fleet import Change, Installed
 from ops.packages.lock import Lock
+from ops.packages.repository import Repository
 
 KEY = "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nmDMEaS\n=x\n-----END PGP PUBLIC KEY BLOCK-----\n"
 LOCK = Lock("20261125-0a1b2c3d", KEY, {"haproxy": "3.0.11-1", "bash": "5.2.37-2", "zlib1g": "1:1.3"})
@@ -65,6 +72,52 @@ def test_a_commit_without_a_lock_is_refused(environment: Environment) -> None:
         lock.at(environment, "no-such-ref")
     assert caught.value.code == Exit.USAGE
     assert "packages.status" in caught.value.hint
+
+
+def test_the_lock_of_an_earlier_commit_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`packages.revert --to=REF`: the reference means the file as it was then."""
+    monkeypatch.setattr(lock, "ROOT", tmp_path)
+    monkeypatch.setattr(lock, "INVENTORIES", tmp_path / "inventories")
+    made = Environment("prod", tmp_path / "inventories" / "prod")
+    lock.path_of(made).parent.mkdir(parents=True)
+
+    def git(*words: str) -> None:
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-q")
+    for number in ("1", "2"):
+        lock.write(made, Lock(f"2026110{number}-0a1b2c3d", KEY, {"bash": number}))
+        git("add", "-A")
+        git("commit", "-q", "-m", number)
+    kept = SimpleNamespace(
+        snapshots=lambda: ["20261101-0a1b2c3d", "20261102-0a1b2c3d"], lock_on=lambda name: Lock(name, KEY, {})
+    )
+    repository = cast(Repository, kept)
+    for to, day in (("HEAD~1", "1"), ("HEAD", "2"), ("20261101-0a1b2c3d", "1")):
+        assert tasks._locked_at(made, repository, to).snapshot == f"2026110{day}-0a1b2c3d"
+    kept.snapshots = lambda: ["20261102-0a1b2c3d"]
+    with pytest.raises(Failure, match="which the lock in 'HEAD~1' names, is not kept any more"):
+        tasks._locked_at(made, repository, "HEAD~1")
+
+
+def test_drift_tells_packages_and_releases(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "ask", lambda _: FOUND)
+    assert list(provision._other_packages(environment)) == [], "nothing is locked"
+    lock.write(environment, LOCK)
+    assert [(change.host, change.item) for change in provision._other_packages(environment)] == [
+        ("lb2", "bash 5.2.38-1, locked: 5.2.37-2"),
+        ("lb1", "haproxy 3.0.10-1, locked: 3.0.11-1"),
+        ("lb2", "haproxy 3.0.10-1, locked: 3.0.11-1"),
+    ]
+    runs = {"worker1": "a", "web1": "b", "web2": "a"}
+    monkeypatch.setattr(releases, "hosts_of", lambda _: [])
+    monkeypatch.setattr(
+        releases, "ask", lambda *_: {host: Releases(host, version, "", [], {}) for host, version in runs.items()}
+    )
+    assert [(change.host, change.item) for change in provision._other_releases(environment)] == [
+        ("web1", "b; most have a")
+    ]
 
 
 def test_changes_are_told_by_package_and_version() -> None:
