@@ -160,6 +160,7 @@ def test_this_process_is_within_no_rehearsal() -> None:
 
 
 def test_rehearsals_of_two_labs_have_labs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LONGHAUL_LAB")
     assert Place.rehearsal("prod").name == "re-prod"
     assert Place.rehearsal("staging").name == "re-staging"
     monkeypatch.setenv("LONGHAUL_LAB", "test")
