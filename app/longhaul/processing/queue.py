@@ -117,7 +117,7 @@ class _Jobs(JobManager):
                     raise
                 log.warning(
                     "the queue did not hear what becomes of a job: told again",
-                    extra={"job_id": job.id, "error": _cause(error)},
+                    extra={"job_id": job.id, "error": cause(error)},
                 )
             await asyncio.sleep(DECIDE_AGAIN_SECONDS)
         if not done:
@@ -210,11 +210,11 @@ async def reap(app: App, stalled_seconds: float) -> None:
                     await requeue(app, job)
         except ConnectorException as error:
             reachable_since = None
-            log.warning("the queue cannot be reached", extra={"error": _cause(error)})
+            log.warning("the queue cannot be reached", extra={"error": cause(error)})
         await asyncio.sleep(stalled_seconds / REAPS)
 
 
-def _cause(error: ConnectorException) -> str:
+def cause(error: ConnectorException) -> str:
     """What PostgreSQL or the network said: Procrastinate's own error only says that there was one."""
     return str(error.__cause__ or error)
 

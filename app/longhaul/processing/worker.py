@@ -63,7 +63,7 @@ async def _take_jobs(settings: Settings, services: Services, jobs: JobServices) 
                 reaper.cancel()
                 await asyncio.wait({reaper})
     except ConnectorException as error:
-        log.error("the queue cannot be reached", extra={"error": str(error.__cause__ or error)})
+        log.error("the queue cannot be reached", extra={"error": queue.cause(error)})
         told_to_stop = False
     if told_to_stop:
         log.info("worker stopped")
