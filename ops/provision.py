@@ -95,7 +95,8 @@ def _other_packages(environment: Environment) -> Iterator[Change]:
 def _other_releases(environment: Environment) -> Iterator[Change]:
     """Hosts that run another release than most do."""
     found = releases.ask(environment, releases.hosts_of(environment))
-    ((most, _),) = Counter(host.current for host in found.values()).most_common(1)
+    counted = Counter(host.current for host in found.values())
+    most = max(counted, key=counted.__getitem__, default="")
     for host in found.values():
         if host.current != most:
             yield Change(host.host, "release", "Current", f"{host.current or 'none'}; most have {most or 'none'}")

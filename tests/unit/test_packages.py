@@ -118,6 +118,8 @@ def test_drift_tells_packages_and_releases(environment: Environment, monkeypatch
     assert [(change.host, change.item) for change in provision._other_releases(environment)] == [
         ("web1", "b; most have a")
     ]
+    runs.clear()
+    assert list(provision._other_releases(environment)) == [], "no host runs releases"
 
 
 def test_changes_are_told_by_package_and_version() -> None:
