@@ -231,7 +231,7 @@ def deploys(_context: object, *, env: str = "lab", last: int = 10, steps: bool =
         if record.message:
             sys.stdout.write(f"    {record.message}\n")
         elif record.result == records.RUNNING:
-            sys.stdout.write(f"    {_where_it_stands(record, lock.current(store))}\n")
+            sys.stdout.write(f"    {_where_it_stands(record, lock.current(store) if record is found[0] else None)}\n")
     if not found:
         console.print(f"Nothing was deployed to '{env}' yet.", markup=False)
 

@@ -555,6 +555,10 @@ class TestTheWayBack:
         ends = [line.strip() for line in capsys.readouterr().out.splitlines() if "its process has died" in line]
         died = "its process has died in 'the beginning'"
         assert ends == [died, f"{died}: ./inv rollback --to={NEW}", f"{died}: ./inv deploy --resume, or ./inv rollback"]
+        with lock.held(store(world.memory), "something else"):
+            deploying.deploys.body(None, env="lab")
+        said = capsys.readouterr().out
+        assert (said.count("the lock is held by"), said.count("its process has died")) == (1, 2), "only the newest runs"
 
     def test_whom_the_inventory_names_gets_the_record(self, tmp_path: Path, world: World) -> None:
         hook = ["sh", "-c", f"cat > {tmp_path}/told"]

@@ -184,6 +184,12 @@ class TestStore:
     def test_the_next_host_is_asked_when_one_is_away(self) -> None:
         assert self.ask(TimeoutError("no route"), (1, "", "context deadline exceeded"), self.GOOD) == "b"
 
+    def test_a_lease_says_when_it_ends(self) -> None:
+        """As etcdctl prints it; a lease that has ended has -1."""
+        for told, seconds in ((45, 45), (-1, 0)):
+            answer = (0, json.dumps({"id": 7587, "ttl": told, "granted-ttl": 60, "keys": None}), "")
+            assert Store(cast(Environment, InTurn([answer]))).seconds_left("1da3") == seconds
+
     def test_nobody_answers(self) -> None:
         with pytest.raises(Failure, match=r"data1: no route; data2: context deadline") as failed:
             self.ask(TimeoutError("no route"), (1, "", "context deadline exceeded"))
