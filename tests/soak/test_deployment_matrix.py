@@ -90,8 +90,7 @@ def test_a_deployment_that_died_after_a_step_is_resumed(
     version = name_of(current)
     with altered(current, version):
         kill_after(step, *DEPLOY, f"--release={version}")
-        freed = inv("lock.break", f"--env={LAB_ENVIRONMENT}", "--yes")
-        assert freed.returncode == 0, freed.stdout
+        free(site)
         resumed = inv(*DEPLOY, "--resume")
         assert users.running, "the users were through before the deployment was"
         assert resumed.returncode == 0, resumed.stdout[-10000:]
@@ -100,17 +99,17 @@ def test_a_deployment_that_died_after_a_step_is_resumed(
 
 def test_a_switch_that_died_in_the_middle_is_done_again(site: Site, current: release.Release) -> None:
     """The first web host is drained and stopped, and its link is the new one: forwards, and then on the way back."""
-    before, version, link = site.versions()["web1"], name_of(current), r"TASK \[release : Start\]"
+    before, version, start = site.versions()["web1"], name_of(current), r"TASK \[release : Start\]"
     of_web1 = len(site.group("workers")) + 1
     with altered(current, version), under_load(site, users_for(FOUR_RUNS_SECONDS)) as users:
-        kill_at(link, *DEPLOY, f"--release={version}", time_number=of_web1)
+        kill_at(start, *DEPLOY, f"--release={version}", occurrence=of_web1)
         assert site.run("web1", "cat", "/opt/longhaul/switching").strip() == before
         free(site)
         resumed = inv(*DEPLOY, "--resume")
         assert resumed.returncode == 0, resumed.stdout[-10000:]
         assert_on(site, version)
         assert site.run("web1", "cat", "/opt/longhaul/previous").strip() == before
-        kill_at(link, *BACK, time_number=of_web1)
+        kill_at(start, *BACK, occurrence=of_web1)
         assert site.run("web1", "cat", "/opt/longhaul/switching").strip() == version
         free(site)
         back = inv(*BACK)

@@ -38,8 +38,8 @@ def kill_after(step: str, *arguments: str) -> str:
     return kill_at(rf"{re.escape(step)}: \d+ s$", *arguments)
 
 
-def kill_at(line_like: str, *arguments: str, time_number: int = 1) -> str:
-    """The same when it has said a line that matches, for the so-and-so-many-th time."""
+def kill_at(line_like: str, *arguments: str, occurrence: int = 1) -> str:
+    """The same when it has said a line that matches, `occurrence` times."""
     process = subprocess.Popen(
         [tool("invoke"), "--search-root", str(ROOT), *arguments],
         cwd=ROOT,
@@ -56,8 +56,8 @@ def kill_at(line_like: str, *arguments: str, time_number: int = 1) -> str:
     try:
         for line in process.stdout:
             lines.append(line)
-            time_number -= bool(re.match(line_like, line))
-            if not time_number:
+            occurrence -= bool(re.match(line_like, line))
+            if not occurrence:
                 os.killpg(process.pid, signal.SIGKILL)
                 break
     finally:
