@@ -24,6 +24,8 @@ from tests.support.site import Poller, Site, inv, until
 
 MB = 1_000_000
 TASKS_PER_HOST = 100
+SENT_AGAIN_SECONDS = 4
+"""What is on its way when an upload is handed over, on average. What does not count yet before it is that of 15 s."""
 
 
 def newest(site: Site) -> dict[str, object]:
@@ -71,6 +73,9 @@ def test_to_a_new_release_and_back(site: Site, current: release.Release, tmp_pat
             assert users.running, "the users were through before the way back was"
             # A web host hands an upload over once when it is switched, and nothing else interrupts any.
             assert len(users.measure.interruptions) <= 2 * len(site.group("web")) * users.profile.clients
+            mean_rate = sum(group.clients * group.rate for group in users.profile.groups) / users.profile.clients
+            on_its_way = SENT_AGAIN_SECONDS * mean_rate * len(users.measure.interruptions)
+            assert users.measure.sent_again <= on_its_way, "what was received before a hand-over did not count"
         assert back.returncode == 0, back.stdout[-10000:]
         upload.wait_success(150)
     assert_on(site, before)
