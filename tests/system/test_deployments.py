@@ -149,13 +149,13 @@ def test_the_last_web_host_that_serves_is_not_switched(site: Site) -> None:
     assert not poller.failures
 
 
-def test_what_somebody_has_drained_stays_drained(site: Site) -> None:
-    before, mark = site.versions()["web2"], "/var/lib/longhaul/drain"
-    other = site.run("web2", "cat", "/opt/longhaul/previous").strip()
+def test_what_somebody_has_drained_stays_drained(site: Site, current: release.Release) -> None:
+    before, mark, version = site.versions()["web2"], "/var/lib/longhaul/drain", name_of(current)
     site.run("web2", "sh", "-c", f"echo 'a disk is replaced' >{mark}")
-    switched = play(site, "release-switch", "web2", release_version=other, release_probe_release="")
+    with altered(current, version):
+        switched = inv(*DEPLOY, f"--release={version}", "--limit=web2")
     assert switched.returncode == 0, switched.stdout[-10000:]
-    assert site.versions()["web2"] == other
+    assert site.versions()["web2"] == version
     assert site.run("web2", "cat", mark) == "a disk is replaced\n"
     assert site.backends("lb1")["web2"] != "UP"
     site.run("web2", "rm", mark)
