@@ -1,4 +1,4 @@
-"""Hosts for tests of deployments without any: a store in memory, and playbooks that only say their name."""
+"""A fleet in memory, for tests of deployments: a store, and hosts whose playbooks only say their name."""
 
 from __future__ import annotations
 

@@ -20,6 +20,13 @@ from ops.release import Release
 from tests.support.fleet import HOSTS, NEW, OLD, World, store
 
 
+@pytest.fixture
+def kept(world: World, monkeypatch: pytest.MonkeyPatch) -> Records:
+    """The records that the tasks find, in a store that is the world's."""
+    monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
+    return Records(store(world.memory))
+
+
 def test_a_wrong_name_is_said_before_a_lab_is_started(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -32,8 +39,7 @@ def test_a_wrong_name_is_said_before_a_lab_is_started(
     assert not started
 
 
-def test_the_way_back_leads_before_the_last_deployment_whatever_was_done_since(world: World) -> None:
-    found = Records(store(world.memory))
+def test_the_way_back_leads_before_the_last_deployment_whatever_was_done_since(kept: Records) -> None:
     for number, (operation, release, before) in enumerate(
         [
             ("deploy", NEW, OLD),
@@ -44,16 +50,15 @@ def test_the_way_back_leads_before_the_last_deployment_whatever_was_done_since(w
     ):
         record = Record.new(operation, release, "")
         record.id, record.result, record.before = str(number), records.DONE, dict.fromkeys(HOSTS, before)
-        found.save(record)
-    assert deploying._before(found, {}) == OLD
+        kept.save(record)
+    assert deploying._before(kept, {}) == OLD
 
 
-def test_the_new_record_is_there_before_the_old_one_is_closed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Records(store(world.memory))
+def test_the_new_record_is_there_before_the_old_one_is_closed(kept: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     resumed, record = Record.new("deploy", NEW, ""), Record.new("deploy", NEW, "")
     resumed.id, record.id = "1", "2"
     resumed.result, resumed.before = records.INTERRUPTED, {"web1": "older"}
-    found.save(resumed)
+    kept.save(resumed)
     open_ones: list[list[str]] = []
     real = Records.save
 
@@ -64,16 +69,16 @@ def test_the_new_record_is_there_before_the_old_one_is_closed(world: World, monk
     monkeypatch.setattr(Records, "save", save)
     environment = Environment("lab", INVENTORIES / "lab")
     hosts = fleet.hosts_of(environment)
-    deploying._machine(environment, hosts, record=record, kept=found, held=None, resumed=resumed)
+    deploying._machine(environment, hosts, record=record, kept=kept, held=None, resumed=resumed)
     assert open_ones == [["2", "1"], ["2"]]
     assert record.before == {**dict.fromkeys(HOSTS, OLD), "web1": "older"}
 
 
+@pytest.mark.usefixtures("kept")
 def test_a_contraction_looks_again_when_it_has_the_lock(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Somebody else may deploy while the question waits for its answer."""
-    monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
 
     def answer(*_: object, **__: object) -> None:
         world.current["web1"] = NEW
@@ -94,17 +99,16 @@ def test_a_contraction_looks_again_when_it_has_the_lock(
 
 
 def test_a_deployment_looks_again_when_it_has_the_lock(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World, kept: Records, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One whose process had just died held the lock when this one began."""
-    monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
     monkeypatch.setattr(deploying, "_lab_up", lambda environment: environment)
     monkeypatch.setattr(deploying.release, "check", lambda *_: "somebody")
     died = Record.new("deploy", NEW, "")
     died.before = dict.fromkeys(HOSTS, OLD)
 
     def find(version: str) -> Release:
-        Records(store(world.memory)).save(died)
+        kept.save(died)
         return Release(version, Path("/nowhere"), "0" * 64)
 
     monkeypatch.setattr(deploying.release, "find", find)
@@ -115,10 +119,10 @@ def test_a_deployment_looks_again_when_it_has_the_lock(
     assert not world.done
 
 
+@pytest.mark.usefixtures("kept")
 def test_a_rollback_looks_again_when_it_has_the_lock(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
     targets = iter([OLD, NEW])
     monkeypatch.setattr(deploying, "_before", lambda *_: next(targets))
     with pytest.raises(SystemExit) as ended:
@@ -136,34 +140,32 @@ def test_what_is_resumed_is_what_was_begun(other: dict[str, str], capsys: pytest
     assert "Leave --release and --limit away" in capsys.readouterr().err
 
 
-def test_the_way_back_from_the_middle_leads_before_it(world: World) -> None:
+def test_the_way_back_from_the_middle_leads_before_it(world: World, kept: Records) -> None:
     """A rollback that fails too leaves hosts where it was going, not where they were."""
-    found = Records(store(world.memory))
     stopped = Record.new("deploy", NEW, "")
     stopped.id, stopped.before = "1", dict.fromkeys(HOSTS, OLD)
-    found.save(stopped)
+    kept.save(stopped)
     world.current["worker1"] = world.current["worker2"] = NEW
     environment = Environment("lab", INVENTORIES / "lab")
     record = Record.new("rollback", OLD, "")
     made = deploying._machine(
-        environment, fleet.hosts_of(environment), record=record, kept=found, held=None, resumed=None
+        environment, fleet.hosts_of(environment), record=record, kept=kept, held=None, resumed=None
     )
     world.broken = lambda playbook, limit, version: (playbook, limit) == ("release-switch", "worker2")
     with pytest.raises(Failure, match="not back on what they had: worker2"):
         made.go_to(OLD)
     assert world.current["worker1"] == OLD
     assert record.result == records.FAILED
-    assert deploying._before(found, {}) == OLD
+    assert deploying._before(kept, {}) == OLD
 
 
 def test_deployments_that_have_no_end_say_how_to_go_on(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World, kept: Records, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
     for number, operation in enumerate(("deploy", "rollback", records.SHIP)):
         record = Record.new(operation, NEW, "")
         record.id = str(number)
-        Records(store(world.memory)).save(record)
+        kept.save(record)
     deploying.deploys.body(None, env="lab")
     ends = [line.strip() for line in capsys.readouterr().out.splitlines() if "its process has died" in line]
     died = "its process has died in 'the beginning'"
@@ -174,7 +176,7 @@ def test_deployments_that_have_no_end_say_how_to_go_on(
     assert (said.count("the lock is held by"), said.count("its process has died")) == (1, 2), "only the newest runs"
 
 
-def test_whom_the_inventory_names_gets_the_record(tmp_path: Path, world: World) -> None:
+def test_whom_the_inventory_names_gets_the_record(tmp_path: Path) -> None:
     hook = ["sh", "-c", f"cat > {tmp_path}/told"]
     environment = SimpleNamespace(hosts={"web1": SimpleNamespace(variables={deploying.NOTIFY: hook})})
     record = Record.new("deploy", NEW, "")
