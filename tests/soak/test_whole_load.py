@@ -5,7 +5,7 @@ from __future__ import annotations
 from ops import release
 from ops.environment import LAB_ENVIRONMENT
 from ops.load.profile import PROFILES
-from tests.support.deployments import assert_on, name_of
+from tests.support.deployments import BACK, PREPARE_AND_DEPLOY, assert_on, name_of
 from tests.support.load import under_load
 from tests.support.releases import altered
 from tests.support.site import Site, inv
@@ -17,10 +17,10 @@ def test_a_deployment_and_the_way_back(site: Site, current: release.Release) -> 
     version, before = name_of(current), site.versions()["web1"]
     with altered(current, version), under_load(site, WHOLE) as users:
         # All of it: hosts are looked at too, and left as they are.
-        done = inv("deploy", f"--env={LAB_ENVIRONMENT}", f"--release={version}", "--yes", seconds=1200)
+        done = inv(*PREPARE_AND_DEPLOY, f"--release={version}", seconds=1200)
         assert done.returncode == 0, done.stdout[-10000:]
         assert_on(site, version)
-        back = inv("rollback", f"--env={LAB_ENVIRONMENT}", f"--to={before}", "--yes")
+        back = inv(*BACK, f"--to={before}")
         assert back.returncode == 0, back.stdout[-10000:]
         assert users.running, "the users had left before the end"
     assert_on(site, before)

@@ -12,15 +12,24 @@ import time
 from ops import release
 from ops.environment import LAB_ENVIRONMENT
 from ops.paths import ROOT, tool
-from tests.support.site import Site
+from tests.support.site import Site, inv
 
 AGAIN = "-again-"
-DEPLOY = ("deploy", f"--env={LAB_ENVIRONMENT}", "--no-provision", "--yes")
+PREPARE_AND_DEPLOY = ("deploy", f"--env={LAB_ENVIRONMENT}", "--yes")
+DEPLOY = (*PREPARE_AND_DEPLOY, "--no-provision")
+BACK = ("rollback", f"--env={LAB_ENVIRONMENT}", "--yes")
 
 
 def name_of(current: release.Release) -> str:
     """A version that nobody has used."""
     return f"{current.version}{AGAIN}{time.time_ns() // 1_000_000}"
+
+
+def failed(*arguments: str) -> str:
+    """Run a task that must end with 1; returns what it had said, as one line however its own were broken."""
+    done = inv(*arguments)
+    assert done.returncode == 1, done.stdout[-10000:]
+    return " ".join(done.stdout.split())
 
 
 def assert_on(site: Site, version: str) -> None:
