@@ -29,7 +29,7 @@ from longhaul.processing.attempts import Attempts, Maker, Result
 from longhaul.ranges import Span, Unsatisfiable, parse_range
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
-from longhaul.uploads.model import NotFound, State, Upload
+from longhaul.uploads.model import MISMATCH, NotFound, State, Upload
 from longhaul.uploads.pieces import read_content
 
 log = logs.get(__name__)
@@ -78,7 +78,9 @@ class Api:
 
     async def content(self, request: Request, identity: Identity) -> Response:
         upload = await own(self._services, request, identity)
-        if upload.completed_at is None or upload.state.gone:
+        if upload.is_mismatched:
+            raise _mismatched()
+        if not upload.has_content:
             raise Trouble(
                 409,
                 "Not complete",
@@ -128,6 +130,7 @@ def describe(upload: Upload, results: list[Result], base: str, maker: Maker | No
         "offset": upload.offset,
         "size": upload.size,
         "sha256": upload.sha256,
+        "expected_sha256": upload.expected_sha256,
         "filename": upload.filename,
         "media_type": upload.detected_type,
         "progress": {
@@ -146,7 +149,7 @@ def describe(upload: Upload, results: list[Result], base: str, maker: Maker | No
             }
             for result in results
         ],
-        "content_url": f"{path}/content" if upload.completed_at is not None and not upload.state.gone else None,
+        "content_url": f"{path}/content" if upload.has_content else None,
         "page_url": f"{base}/uploads/{upload.id}",
         "created_at": upload.created_at.isoformat(),
         "completed_at": upload.completed_at.isoformat() if upload.completed_at else None,
@@ -165,6 +168,8 @@ async def own(services: Services, request: Request, identity: Identity, upload_i
 
 async def process_again(attempts: Attempts, upload: Upload) -> Upload:
     """Queue the processing of a failed upload. Raises Trouble (409) in any other state."""
+    if upload.is_mismatched:
+        raise _mismatched()
     queued = await attempts.retry(upload.id)
     if queued is None:
         raise Trouble(
@@ -173,6 +178,10 @@ async def process_again(attempts: Attempts, upload: Upload) -> Upload:
             f"Only a file whose processing failed can be processed again; this one is {upload.state.value}.",
         )
     return queued
+
+
+def _mismatched() -> Trouble:
+    return Trouble(409, "Not what was sent", MISMATCH)
 
 
 def base_url(services: Services, request: Request) -> str:

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from longhaul import logs, site, tus
+from longhaul.proof import Proof
 from longhaul.services import Services
 from longhaul.settings import Settings, SettingsError
 
@@ -157,11 +158,14 @@ def _request_id(given: str) -> str:
 def create_app(services: Services) -> Starlette:
     """The whole web application. Raises SettingsError."""
     uploads = tus.Tus(services, site.authenticator(services))
+    proof = Proof(services)
     routes: list[BaseRoute] = [
         Route("/healthz", Health(services).answer),
         Route("/files", uploads),
         Route("/files/", uploads),
         Route("/files/{key}/{id}", uploads),
+        Route("/files/{key}/{id}/digests", proof.digests),
+        Route("/files/{key}/{id}/sha256", proof.sha256, methods=["PUT"]),
         *site.routes(services),
     ]
     background: Callable[[Services], Sequence[Callable[[], Awaitable[None]]]] = getattr(

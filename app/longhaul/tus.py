@@ -1,7 +1,7 @@
 """The tus resumable upload protocol 1.0.0 (https://tus.io/protocols/resumable-upload) over the domain.
 
-Core with the extensions creation, creation-with-upload, termination and expiration. The answers are chosen by what real
-clients make of them:
+Core with the extensions creation, creation-with-upload, termination, expiration and checksum. The answers are chosen by
+what real clients make of them:
 
 - tus-js-client begins a new upload, from byte 0, after a HEAD that is not 2xx or 423, and forgets the URL after other
   4xx answers. So HEAD of an upload that exists answers 200; while the database is away it is held, and then the
@@ -9,6 +9,8 @@ clients make of them:
 - It goes on after 409, 423, 5xx and network errors of a PATCH, and gives up after any other 4xx. So what will pass is
   answered with 423, or the connection is closed.
 - The upload URL carries its own key: HEAD, PATCH and DELETE ask for no login and never answer 401 or 403.
+
+Beyond the protocol, the metadata `sha256` at creation says what the whole content is (see `proof.py` for later).
 """
 
 from __future__ import annotations
@@ -33,15 +35,19 @@ from longhaul.access import Authenticator
 from longhaul.database import DatabaseUnavailable
 from longhaul.services import Services
 from longhaul.uploads import takeover
-from longhaul.uploads.model import Gone, NotFound, Upload, WrongOffset
+from longhaul.uploads.checksum import ALGORITHMS, Checksum
+from longhaul.uploads.model import Gone, NotFound, Upload, WrongOffset, sha256_from
 from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Receiver, Result, Source
 
 log = logs.get(__name__)
 
 VERSION = "1.0.0"
-EXTENSIONS = "creation,creation-with-upload,termination,expiration"
+EXTENSIONS = "creation,creation-with-upload,termination,expiration,checksum"
 BODY_TYPE = "application/offset+octet-stream"
 METADATA_BYTES = 8192
+CHECKSUM_MISMATCH = 460
+SHA256_METADATA = "sha256"
+"""Key of an upload's metadata: SHA-256 of the whole content in hexadecimal."""
 ABORT = "longhaul.abort"
 """ASGI extension: a function that closes the connection at once, without an answer (see `server.Protocol`)."""
 LINGER_SECONDS = 2.0
@@ -118,6 +124,7 @@ class Tus:
                 {
                     "Tus-Version": VERSION,
                     "Tus-Extension": EXTENSIONS,
+                    "Tus-Checksum-Algorithm": ",".join(ALGORITHMS),
                     "Tus-Max-Size": str(self._settings.max_upload_bytes),
                 },
             )
@@ -158,6 +165,8 @@ class Tus:
         size = self._announced_size(exchange.headers)
         metadata = parse_metadata(exchange.headers.get("upload-metadata", ""))
         carries = exchange.headers.get("content-type") == BODY_TYPE
+        checksum = _checksum(exchange.headers)
+        expected_sha256 = _expected_sha256(metadata)
         try:
             upload = await self._services.uploads.create(
                 owner=owner,
@@ -166,6 +175,7 @@ class Tus:
                 content_type=_text_of(metadata, "filetype", "type"),
                 metadata=metadata,
                 request_id=exchange.request_id,
+                expected_sha256=expected_sha256,
             )
         except DatabaseUnavailable as error:
             raise Refusal(
@@ -177,7 +187,12 @@ class Tus:
             # The upload exists whatever becomes of the body; the client learns how much of it counts.
             with logs.bound(upload_id=upload.id), contextlib.suppress(Silence):
                 taken = await self._take(upload.id, upload.key, offset=0, receive=True)
-                result = await self._receive_body(exchange, taken)
+                result = await self._receive_body(exchange, taken, checksum)
+                if result.ending is Ending.CHECKSUM:
+                    # Nothing of the request is to be left, and that includes the upload.
+                    with contextlib.suppress(DatabaseUnavailable):
+                        await self._services.uploads.terminate(upload.id)
+                    raise _wrong_checksum("nothing of this request was kept, create the upload again")
                 headers |= {"Upload-Offset": str(result.offset), "Upload-Expires": _expires(result.upload)}
         await exchange.answer(201, headers)
 
@@ -239,15 +254,16 @@ class Tus:
         text = exchange.headers.get("upload-offset", "")
         if not (text.isascii() and text.isdigit()) or len(text) > 19:
             raise Refusal(400, f"Upload-Offset {text[:40]!r} is not a number: send the offset that HEAD told")
+        checksum = _checksum(exchange.headers)
         upload = await self._take(upload_id, key, offset=int(text), receive=True)
         length = exchange.headers.get("content-length", "")
         if length.isdigit() and upload.offset + int(length) > upload.size:
             await self._services.uploads.leave(upload.id, upload.epoch)
             raise _too_large(upload)
-        result = await self._receive_body(exchange, upload)
+        result = await self._receive_body(exchange, upload, checksum)
         await self._report(exchange, result)
 
-    async def _receive_body(self, exchange: _Exchange, upload: Upload) -> Result:
+    async def _receive_body(self, exchange: _Exchange, upload: Upload, checksum: Checksum | None) -> Result:
         receiver = Receiver(
             upload,
             exchange.body(),
@@ -256,6 +272,7 @@ class Tus:
             receivers=self._services.receivers,
             budget=self._budget,
             limits=self._limits,
+            checksum=checksum,
         )
         return await receiver.run()
 
@@ -269,6 +286,8 @@ class Tus:
                 pass
             case Ending.TOO_LARGE:
                 raise _too_large(result.upload)
+            case Ending.CHECKSUM:
+                raise _wrong_checksum(f"nothing of this request was kept, send it again from offset {result.offset}")
             case Ending.ASKED | Ending.SUPERSEDED | Ending.HANDED_OVER | Ending.STORE:
                 raise Refusal(
                     423,
@@ -397,6 +416,30 @@ def parse_metadata(header: str) -> dict[str, str]:
             raise Refusal(400, f"Upload-Metadata: the value of {name[:40]!r} contains a null byte")
         metadata[name] = value
     return metadata
+
+
+def _checksum(headers: Headers) -> Checksum | None:
+    """What the body must be, if the client says so. Raises Refusal."""
+    if (header := headers.get("upload-checksum")) is None:
+        return None
+    try:
+        return Checksum.parse(header)
+    except ValueError as error:
+        raise Refusal(400, f"Upload-Checksum: {error}", {"Tus-Checksum-Algorithm": ",".join(ALGORITHMS)}) from None
+
+
+def _wrong_checksum(advice: str) -> Refusal:
+    return Refusal(CHECKSUM_MISMATCH, f"the bytes that came are not those of Upload-Checksum: {advice}")
+
+
+def _expected_sha256(metadata: dict[str, str]) -> str | None:
+    """What the client says that the whole content is. Raises Refusal."""
+    if SHA256_METADATA not in metadata:
+        return None
+    try:
+        return sha256_from(base64.b64decode(metadata[SHA256_METADATA]).decode("utf-8", errors="replace"))
+    except ValueError as error:
+        raise Refusal(400, f"Upload-Metadata, {SHA256_METADATA}: {error}") from None
 
 
 def _text_of(metadata: dict[str, str], *names: str) -> str:

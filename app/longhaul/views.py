@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from longhaul.uploads.model import State, Upload
+from longhaul.uploads.model import MISMATCH, State, Upload
 
 UNITS = ("bytes", "KB", "MB", "GB", "TB")
 # How long an upload that nobody sends may be quiet before the page speaks of an interruption: a client that was cut is
@@ -57,6 +57,8 @@ class View:
     upload_text: str
     process_percent: float | None
     process_text: str
+    mismatched: bool
+    """Whether something else arrived than was sent."""
     can_retry: bool
     can_remove: bool
 
@@ -69,7 +71,6 @@ def view(upload: Upload, now: datetime) -> View:
     """The words for an upload; `now` decides whether a silence is an interruption."""
     interrupted = is_interrupted(upload, now)
     percent = 100.0 if upload.size == 0 else 100 * upload.offset / upload.size
-    complete = upload.completed_at is not None and not upload.state.gone
     process_percent, process_text = _processing(upload)
     return View(
         id=upload.id,
@@ -78,19 +79,26 @@ def view(upload: Upload, now: datetime) -> View:
         gone=upload.state is State.TERMINATED,
         filename=display_name(upload),
         page_url=f"/uploads/{upload.id}",
-        content_url=f"/api/uploads/{upload.id}/content" if complete else "",
+        content_url=f"/api/uploads/{upload.id}/content" if upload.has_content else "",
         size_text=size_text(upload.size),
         created=upload.created_at.isoformat(),
         created_text=time_text(upload.created_at),
-        state_text="Interrupted" if interrupted else STATE_TEXTS[upload.state],
+        state_text=_state_text(upload, interrupted),
         hint=_hint(upload, interrupted),
         upload_percent=round(percent, 1),
         upload_text=_upload_text(upload, percent),
         process_percent=process_percent,
         process_text=process_text,
-        can_retry=upload.state is State.FAILED,
+        mismatched=upload.is_mismatched,
+        can_retry=upload.state is State.FAILED and not upload.is_mismatched,
         can_remove=upload.state is not State.TERMINATED,
     )
+
+
+def _state_text(upload: Upload, interrupted: bool) -> str:
+    if interrupted:
+        return "Interrupted"
+    return "Not what was sent" if upload.is_mismatched else STATE_TEXTS[upload.state]
 
 
 def is_interrupted(upload: Upload, now: datetime) -> bool:
@@ -118,6 +126,8 @@ def _processing(upload: Upload) -> tuple[float | None, str]:
         fraction = float(progress.get("fraction") or 0.0)
         message = str(progress.get("message") or "")
         return round(100 * fraction, 1), f"{int(100 * fraction)} %" + (f" · {message}" if message else "")
+    if upload.is_mismatched:
+        return None, "not begun"
     return None, {State.QUEUED: "waiting for a free worker", State.FAILED: "failed"}.get(upload.state, "")
 
 
@@ -129,6 +139,8 @@ def _hint(upload: Upload, interrupted: bool) -> str:
             + (f"{kept}: choose" if kept else "Choose")
             + " the same file again in the browser that began, and the upload goes on where it stopped."
         )
+    if upload.is_mismatched:
+        return MISMATCH
     if upload.state is State.FAILED:
         reason = (upload.error or "The processing broke.").rstrip()
         return f"{reason} The uploaded file is kept: process it again, or download it."

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 from longhaul import schema
 from longhaul.settings import Settings
 from ops.throwaway_postgresql import ThrowawayPostgresql, throwaway_postgresql
+from tests import processes
+from tests.processes import Web
 from tests.served import Site, served
 
 # The same examples in each run: a failure in CI is the failure that one gets here. LONGHAUL_SOAK=1 looks for new ones.
@@ -62,6 +64,27 @@ def site(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) ->
     """A web process that the tests of a module share."""
     with served(new_database(), tmp_path_factory.mktemp("site")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase) -> Iterator[processes.Site]:
+    """Two processes that no test of this module stops."""
+    with processes.site(
+        tmp_path_factory.mktemp("site"), new_database(), max_upload_bytes="200000000", piece_seconds="2"
+    ) as made:
+        made.web("web1")
+        made.web("web2")
+        yield made
+
+
+@pytest.fixture
+def web(pair: processes.Site) -> Web:
+    return pair.webs[0]
+
+
+@pytest.fixture
+def other(pair: processes.Site) -> Web:
+    return pair.webs[1]
 
 
 class NewDatabase:

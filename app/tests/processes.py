@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 TOKEN = "token-of-the-tests"
 TUS = {"Tus-Resumable": "1.0.0"}
 BODY = {"Content-Type": "application/offset+octet-stream"}
+LOGIN = {"Authorization": f"Bearer {TOKEN}"}
+MIB = 1 << 20
 START_SECONDS = 60
 
 
@@ -120,9 +122,10 @@ class Web:
         """Send bytes."""
         return self.request("PATCH", url, TUS | BODY | {"Upload-Offset": str(offset)}, body)
 
-    def open_patch(self, url: str, offset: int, length: int) -> RawPatch:
+    def open_patch(self, url: str, offset: int, length: int, headers: dict[str, str] | None = None) -> RawPatch:
         """Begin a PATCH whose body is sent by hand."""
-        return RawPatch.begin(self.port, urlsplit(url).path, offset, length)
+        fields = {"Upload-Offset": str(offset), "Content-Length": str(length)} | (headers or {})
+        return RawPatch.begin(self.port, urlsplit(url).path, fields)
 
     def log(self) -> list[dict[str, Any]]:
         """All lines that the process logged, which are all JSON."""
@@ -136,10 +139,10 @@ class RawPatch:
     socket: socket.socket
 
     @classmethod
-    def begin(cls, port: int, path: str, offset: int, length: int) -> RawPatch:
+    def begin(cls, port: int, path: str, headers: dict[str, str]) -> RawPatch:
         """Send the head of the request."""
         raw = socket.create_connection(("127.0.0.1", port), timeout=30)
-        fields = TUS | BODY | {"Host": "test", "Upload-Offset": str(offset), "Content-Length": str(length)}
+        fields = TUS | BODY | {"Host": "test"} | headers
         head = f"PATCH {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         raw.sendall(head.encode() + b"\r\n")
         return cls(raw)

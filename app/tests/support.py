@@ -69,7 +69,7 @@ async def make_upload(
     for start in range(0, len(content), piece):
         writer = PieceWriter(services.store, upload_id=upload.id, epoch=upload.epoch, start=start)
         await writer.write(content[start : start + piece])
-        await services.uploads.commit_piece(await writer.close())
+        await services.uploads.commit_pieces([await writer.close()])
     return await services.uploads.get(upload.id)
 
 

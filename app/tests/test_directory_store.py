@@ -135,7 +135,7 @@ async def main(conninfo, root):
     writer = PieceWriter(DirectoryStore(root), upload_id=upload.id, epoch=taken.epoch, start=0)
     await writer.write(b"a" * 1_000_000)
     await writer.write(b"b" * 1_000_000)
-    await uploads.commit_piece(await writer.close())
+    await uploads.commit_pieces([await writer.close()])
     await uploads.database.close()
 
 asyncio.run(main(*sys.argv[1:]))

@@ -42,7 +42,7 @@ def test_only_what_can_never_count_is_deleted(conninfo: str, store_root: Path) -
     async def test(uploads: Uploads, store: DirectoryStore) -> None:
         upload = await uploads.create(owner="tester", size=100)
         counted = await stored(uploads, store, upload, b"counted")
-        await uploads.commit_piece(counted)
+        await uploads.commit_pieces([counted])
         stale = await stored(uploads, store, upload, b"stale")
         present = await stored(uploads, store, upload, b"present")
         other = store.sink("results/u/a/b")
@@ -50,7 +50,7 @@ def test_only_what_can_never_count_is_deleted(conninfo: str, store_root: Path) -
         await other.close()
         assert await sweep(uploads, store, keep_days=0) == Swept(expired=0, deleted=1, deleted_bytes=5)
         assert await names(store) == {counted.name, present.name, "results/u/a/b"}
-        await uploads.commit_piece(present)
+        await uploads.commit_pieces([present])
         assert stale.name not in await names(store)
         await sweep(uploads, store, keep_days=0)
         assert await names(store) == {counted.name, present.name, "results/u/a/b"}
@@ -62,7 +62,7 @@ def test_pieces_of_ended_uploads_are_kept_for_backups(conninfo: str, store_root:
     async def test(uploads: Uploads, store: DirectoryStore) -> None:
         upload = await uploads.create(owner="tester", size=100)
         piece = await stored(uploads, store, upload, b"counted")
-        await uploads.commit_piece(piece)
+        await uploads.commit_pieces([piece])
         await uploads.terminate(upload.id)
         assert await uploads.pieces(upload.id) == []
         await sweep(uploads, store, keep_days=1)
@@ -95,7 +95,7 @@ def test_a_sweep_shows_no_upload_as_changed(conninfo: str, store_root: Path) -> 
 
     async def test(uploads: Uploads, store: DirectoryStore) -> None:
         upload = await uploads.create(owner="tester", size=100)
-        await uploads.commit_piece(await stored(uploads, store, upload, b"counted"))
+        await uploads.commit_pieces([await stored(uploads, store, upload, b"counted")])
         await stored(uploads, store, upload, b"present")
         before = await uploads.get(upload.id)
         await sweep(uploads, store, keep_days=0)

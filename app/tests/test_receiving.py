@@ -388,7 +388,7 @@ def test_a_piece_of_an_ended_upload_does_not_count(conninfo: str, store_root: Pa
         piece = await writer.close()
         await where.uploads.terminate(upload.id)
         with pytest.raises(Superseded):
-            await where.uploads.commit_piece(piece)
+            await where.uploads.commit_pieces([piece])
 
     on_process(conninfo, store_root, test)
 

@@ -16,30 +16,7 @@ import pytest
 from tusclient.client import TusClient
 
 from ops.throwaway_postgresql import throwaway_postgresql
-from tests.conftest import NewDatabase
-from tests.processes import BODY, TOKEN, TUS, Site, Web, site
-
-MIB = 1 << 20
-LOGIN = {"Authorization": f"Bearer {TOKEN}"}
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, new_database: NewDatabase) -> Iterator[Site]:
-    """Two processes that no test of this module stops."""
-    with site(tmp_path_factory.mktemp("site"), new_database(), max_upload_bytes="200000000", piece_seconds="2") as made:
-        made.web("web1")
-        made.web("web2")
-        yield made
-
-
-@pytest.fixture
-def web(pair: Site) -> Web:
-    return pair.webs[0]
-
-
-@pytest.fixture
-def other(pair: Site) -> Web:
-    return pair.webs[1]
+from tests.processes import BODY, LOGIN, MIB, TOKEN, TUS, Site, Web, site
 
 
 @pytest.fixture
@@ -58,6 +35,8 @@ def test_the_server_tells_what_it_can(web: Web) -> None:
     assert answer.headers["tus-version"] == "1.0.0"
     assert set(answer.headers["tus-extension"].split(",")) >= {"creation", "creation-with-upload", "termination"}
     assert answer.headers["tus-max-size"] == "200000000"
+    assert "checksum" in answer.headers["tus-extension"].split(",")
+    assert answer.headers["tus-checksum-algorithm"] == "sha1,sha256"
 
 
 def test_creation_gives_an_absolute_url(web: Web) -> None:
@@ -95,6 +74,8 @@ def test_metadata_comes_back_as_it_was_sent(web: Web) -> None:
         (LOGIN | TUS | {"Upload-Length": "5", "Upload-Metadata": "a YQ==,a YQ=="}, 400, "twice"),
         (LOGIN | TUS | {"Upload-Length": "5", "Upload-Metadata": "a AA=="}, 400, "null byte"),
         (LOGIN | TUS | {"Upload-Length": "5", "Upload-Metadata": "a " + "YWFh" * 3000}, 400, "at most 8192"),
+        (LOGIN | TUS | {"Upload-Length": "5", "Upload-Metadata": "sha256 YWJj"}, 400, "64 hexadecimal digits"),
+        (LOGIN | TUS | {"Upload-Length": "5", "Upload-Checksum": "md5 YWJj"}, 400, "sha1, sha256"),
     ],
 )
 def test_a_bad_creation_says_what_to_do(web: Web, headers: dict[str, str], status: int, text: str) -> None:
@@ -113,6 +94,9 @@ def test_a_bad_creation_says_what_to_do(web: Web, headers: dict[str, str], statu
         (("PATCH", TUS | BODY | {"Upload-Offset": "-3"}, b"x"), 400, "send the offset"),
         (("PATCH", TUS | BODY | {"Upload-Offset": "3"}, b"x"), 409, "HEAD"),
         (("PATCH", TUS | BODY | {"Upload-Offset": "0"}, b"123456"), 413, "create a new upload"),
+        (("PATCH", TUS | BODY | {"Upload-Offset": "0", "Upload-Checksum": "crc32 AAAA"}, b"x"), 400, "sha1, sha256"),
+        (("PATCH", TUS | BODY | {"Upload-Offset": "0", "Upload-Checksum": "sha1"}, b"x"), 400, "20 bytes in base64"),
+        (("PATCH", TUS | BODY | {"Upload-Offset": "0", "Upload-Checksum": "sha1 !"}, b"x"), 400, "20 bytes in base64"),
         (("GET", TUS, None), 405, "HEAD, PATCH, DELETE"),
         (("HEAD", {}, None), 412, ""),
     ],

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import time
 from collections import Counter
@@ -26,10 +27,12 @@ from psycopg.rows import dict_row
 from longhaul.database import CommitUnknown, Connection, Database, DatabaseUnavailable, Work
 from longhaul.stores.interface import Entry, Sink, Store, StoreError
 from longhaul.uploads import garbage
+from longhaul.uploads.checksum import Checksum
 from longhaul.uploads.core import Uploads
 from longhaul.uploads.epochs import Receivers
 from longhaul.uploads.model import Upload, UploadError
 from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Receiver
+from longhaul.uploads.sampling import sample
 from tests.fake_swift import Fault
 
 TRIES = 2
@@ -59,6 +62,8 @@ class Told:
     id: str
     key: str
     content: bytes
+    other: bytes
+    """Another file with the same metadata; its sender takes this upload for its own until it has compared."""
     offset: int = 0
     """Highest offset that any client was told."""
     epochs: set[int] = field(default_factory=lambda: {0})
@@ -68,6 +73,20 @@ class Told:
     asked_to_end: bool = False
     """A client sent DELETE: unless it is `ended` too, it does not know whether that was done."""
     ended: bool = False
+    announced: dict[int, Announced] = field(default_factory=dict)
+    """Requests with a checksum, by the epoch that they were received in."""
+
+    def owner_of(self, stored: bytes) -> bytes | None:
+        """The file whose beginning this is; None if it is neither's."""
+        return next((content for content in (self.content, self.other) if content.startswith(stored)), None)
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A body whose checksum was announced: its length in bytes, and whether the checksum was its own."""
+
+    length: int
+    right: bool
 
 
 class SteppedDatabase(Database):
@@ -187,6 +206,8 @@ class Kind:
 
     uploads: type[Uploads] = Uploads
     receiver: type[Receiver] = Receiver
+    compares: bool = True
+    """Whether senders compare their file with what the server has before they go on."""
     collect: Callable[[Uploads, Store, str, list[Entry]], Awaitable[list[Entry]]] = garbage.collect
 
 
@@ -224,11 +245,17 @@ class Server:
 
 @dataclass(eq=False)
 class Client:
-    """A connection that sends a body; `queue` holds what has arrived of it: b"" is its end, None a cut."""
+    """A connection that sends bytes of its file from `position` to `end`.
+
+    `queue` holds what has arrived of them: b"" is their end, None a cut.
+    """
 
     server: Server
     told: Told
     position: int
+    content: bytes
+    end: int
+    announced: Announced | None = None
     queue: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
     receiver: Receiver | None = None
     ended: bool = False
@@ -239,6 +266,13 @@ class Client:
         if data is None:
             raise Disconnected
         return data
+
+    def checksum(self) -> Checksum | None:
+        """What is announced of the body: its own, or another one's."""
+        if self.announced is None:
+            return None
+        body = self.content[self.end - self.announced.length : self.end]
+        return Checksum("sha256", hashlib.sha256(body if self.announced.right else body + b"!").digest())
 
 
 @dataclass
@@ -358,9 +392,13 @@ class World:
     async def create(self, server: Server, size: int) -> None:
         """POST."""
         content = self._seed.randbytes(size)
+        # Begins and ends like the first and differs here and there: what has bytes of both is neither.
+        other = bytearray(content)
+        for position in range(60, size - 1, 97):
+            other[position] ^= 1
         upload = await server.uploads.create(owner="tester", size=size)
         if not server.dead:
-            self.uploads.append(Told(upload.id, upload.key, content))
+            self.uploads.append(Told(upload.id, upload.key, content, bytes(other)))
 
     async def head(self, server: Server, told: Told) -> None:
         """HEAD."""
@@ -378,14 +416,18 @@ class World:
             self.tell(server, told, upload, before)
 
     async def patch(self, client: Client) -> None:
-        """PATCH at the client's position."""
+        """PATCH at the client's position, if its file is the one that the upload began with."""
         server, told, before = client.server, client.told, client.told.offset
+        offset = client.position  # before bytes of the body arrive, and move it
         try:
-            taken = await server.uploads.take_over(
-                told.id, told.key, receiver=server.receivers.process, offset=client.position
-            )
+            if server.kind.compares and offset > 0 and not await self.is_same(client):
+                self.happened["another file"] += 1
+                return
+            taken = await server.uploads.take_over(told.id, told.key, receiver=server.receivers.process, offset=offset)
             server.receivers.taken(taken)
             self.taken(server, told, taken)
+            if client.announced is not None and not server.dead:
+                told.announced[taken.epoch] = client.announced
             client.receiver = server.kind.receiver(
                 taken,
                 client.read,
@@ -394,15 +436,26 @@ class World:
                 receivers=server.receivers,
                 budget=server.budget,
                 limits=Limits(piece_bytes=150, piece_seconds=1e9, idle_seconds=1e9),
+                checksum=client.checksum(),
             )
             result = await client.receiver.run()
             self.happened[result.ending.name] += 1
+            proven = client.announced is not None and result.ending is Ending.COMPLETE
+            self.happened["checksum right"] += proven and result.offset > taken.offset
             self.happened["advanced"] += result.offset > taken.offset
             self.happened["completed"] += result.upload.completed_at is not None and result.offset > taken.offset
         finally:
             client.ended = True
         if result.ending is Ending.COMPLETE:
             self.tell_offset(server, told, result.offset, before)
+
+    async def is_same(self, client: Client) -> bool:
+        """What a sender finds when it compares its file with a sample of what the server has."""
+        _, blocks = await sample(client.server.uploads, client.told.id, client.told.key)
+        return all(
+            hashlib.sha256(client.content[block.start : block.start + block.length]).hexdigest() == block.sha256
+            for block in blocks
+        )
 
     async def terminate(self, server: Server, told: Told) -> None:
         """DELETE."""
@@ -473,7 +526,7 @@ class World:
         assert row["offset"] >= told.offset, f"{told.offset} bytes were acknowledged, {row['offset']} are left"
         assert row["epoch"] >= self.epochs.get(told.id, 0), "the epoch went back"
         self.epochs[told.id] = row["epoch"]
-        end = 0
+        end, whole = 0, b""
         for piece in pieces:
             assert piece["start"] == end, f"piece at {piece['start']}, the one before it ends at {end}"
             end += piece["length"]
@@ -483,9 +536,11 @@ class World:
                 assert piece["epoch"] >= self.known_epochs.get(told.id, 0), "a piece of a stale connection counts"
             stored = self.ground.peek(piece["name"])
             assert stored is not None, f"{piece['name']} counts, and is not in the store"
-            assert stored == told.content[piece["start"] : end], (
-                f"bytes {piece['start']} to {end} are not what was sent"
-            )
+            whole += stored
+            assert told.owner_of(whole) is not None, f"bytes {piece['start']} to {end} make it nobody's file"
+        for epoch, announced in told.announced.items():
+            length = sum(piece["length"] for piece in pieces if piece["epoch"] == epoch)
+            assert length in (0, announced.length if announced.right else 0), f"{length} bytes of {announced} count"
         self.known_epochs[told.id] = max(told.epochs)
         assert row["offset"] == end, f"offset {row['offset']}, pieces up to {end}"
         complete = row["completed_at"] is not None
@@ -505,8 +560,13 @@ class World:
             self.start(server, self.head(server, told))
             await self.settle()
             await self.drain()
-            client = Client(server, told, told.offset)
-            client.queue.put_nowait(told.content[told.offset :] or b"")
+            rows = self.ground.observer.execute(
+                "select name from pieces where upload_id = %s and retired_at is null order by start", (told.id,)
+            )
+            content = told.owner_of(b"".join(self.ground.peek(row["name"]) or b"" for row in rows))
+            assert content is not None
+            client = Client(server, told, told.offset, content, len(content))
+            client.queue.put_nowait(content[told.offset :] or b"")
             client.queue.put_nowait(b"")
             self.start(server, self.patch(client))
             await self.settle()

@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from longhaul.database import Connection, Database
 from longhaul.uploads.jobs import Jobs
-from longhaul.uploads.model import Upload
+from longhaul.uploads.model import MISMATCH, Mismatch, Upload
 
 PATIENCE_SECONDS = 600.0
 """How long a worker waits for a database that is away before it gives the job up: results are worth waiting for."""
@@ -161,12 +161,16 @@ class Attempts:
     ) -> bool:
         """Make the results visible and the upload done; False if another attempt or the user decided otherwise.
 
-        `processors` is the version of the scripts that made them.
+        `processors` is the version of the scripts that made them. Raises Mismatch if the sender has said meanwhile that
+        the content is something else.
         """
 
         async def work(connection: Connection) -> bool:
-            if not await self._is_current(connection, attempt):
+            upload = await self._current(connection, attempt)
+            if upload is None:
                 return await self._was_published(connection, attempt)
+            if upload.expected_sha256 not in (None, sha256):
+                raise Mismatch(MISMATCH)
             for result in results:
                 await connection.execute(
                     "insert into results (id, upload_id, attempt_id, name, size, sha256, content_type, digests,"
@@ -198,7 +202,7 @@ class Attempts:
         """Record that the processing failed, with a text for the user; False if the attempt is not current any more."""
 
         async def work(connection: Connection) -> bool:
-            if not await self._is_current(connection, attempt):
+            if await self._current(connection, attempt) is None:
                 return False
             await connection.execute(
                 "update attempts set state = 'failed', error = %s, finished_at = now() where id = %s",
@@ -216,7 +220,7 @@ class Attempts:
         """
 
         async def work(connection: Connection) -> bool:
-            if not await self._is_current(connection, attempt):
+            if await self._current(connection, attempt) is None:
                 return False
             await connection.execute(
                 "update attempts set state = 'superseded', error = %s, finished_at = now() where id = %s",
@@ -230,12 +234,14 @@ class Attempts:
         return await self._database.retrying(work, seconds=self._patience)
 
     async def retry(self, upload_id: str) -> Upload | None:
-        """Queue the processing of a failed upload again; None if it has not failed."""
+        """Queue the processing of a failed upload again; None if it has not failed, or cannot but fail again because
+        something else arrived than was sent.
+        """
 
         async def work(connection: Connection) -> Upload | None:
             cursor = await connection.execute(
                 "update uploads set state = 'queued', error = null, progress = null, finished_at = null"
-                " where id = %s and state = 'failed' returning *",
+                " where id = %s and state = 'failed' and (sha256 = expected_sha256) is not false returning *",
                 (upload_id,),
             )
             row = await cursor.fetchone()
@@ -294,12 +300,13 @@ class Attempts:
 
         return await self._database.retrying(work, seconds=self._patience)
 
-    async def _is_current(self, connection: Connection, attempt: Attempt) -> bool:
-        """Whether the attempt may still decide; locks the upload against all other decisions."""
+    async def _current(self, connection: Connection, attempt: Attempt) -> Upload | None:
+        """The upload's row, locked against all other decisions, if the attempt may still decide."""
         upload = await _locked(connection, attempt.upload.id)
         cursor = await connection.execute("select state from attempts where id = %s", (attempt.id,))
         row = await cursor.fetchone()
-        return upload is not None and upload.state == "processing" and row is not None and row["state"] == "running"
+        current = upload is not None and upload.state == "processing" and row is not None and row["state"] == "running"
+        return upload if current else None
 
     async def _was_published(self, connection: Connection, attempt: Attempt) -> bool:
         """Whether an earlier try of this very publication was committed; the write proves that it is on a quorum."""

@@ -31,7 +31,7 @@ from longhaul.processing.runner import Runner
 from longhaul.stores.content import hashing, store_file
 from longhaul.stores.interface import Corrupt, ObjectMissing, Store, StoreError
 from longhaul.uploads.core import Uploads
-from longhaul.uploads.model import Upload
+from longhaul.uploads.model import MISMATCH, Mismatch, Upload
 from longhaul.uploads.pieces import read_content
 
 log = logs.get(__name__)
@@ -64,7 +64,11 @@ class Superseded(Exception):
 
 
 class Failed(Exception):
-    """The processing failed for good; the text is for the user."""
+    """The processing failed for good; the text is for the user, `sha256` that of the content if it matters."""
+
+    def __init__(self, text: str, sha256: str | None = None) -> None:
+        super().__init__(text)
+        self.sha256 = sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,7 @@ async def _process(services: JobServices, upload_id: str, job_id: int, request_i
             log.info("attempt superseded")
         except Failed as failure:
             log.warning("processing failed", extra={"error": str(failure)})
-            await services.attempts.fail(attempt, str(failure))
+            await services.attempts.fail(attempt, str(failure), sha256=failure.sha256)
         except asyncio.CancelledError:
             log.info("attempt handed back: the worker stops")
             with contextlib.suppress(DatabaseUnavailable):
@@ -186,13 +190,16 @@ async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request
 
     try:
         sha256, outcome, results = await _while_wanted(progress, work())
-        published = await services.attempts.publish(
-            attempt,
-            sha256=sha256,
-            media_type=outcome.media_type,
-            results=results,
-            processors=outcome.processors,
-        )
+        try:
+            published = await services.attempts.publish(
+                attempt,
+                sha256=sha256,
+                media_type=outcome.media_type,
+                results=results,
+                processors=outcome.processors,
+            )
+        except Mismatch as error:
+            raise Failed(str(error), sha256) from error
         if not published:
             # Its objects are left to upkeep, which knows for certain that nobody refers to them.
             raise Superseded
@@ -237,8 +244,15 @@ async def _fetch(services: JobServices, upload: Upload, directory: Directory, pr
         raise NotNow(f"{directory.input}: {error.strerror}") from error
     if done != upload.size:
         raise Failed(f"Only {done} of {upload.size} bytes of this file are stored. Upload the file again.")
-    log.info("file fetched and verified", extra={"sha256": digest.hexdigest()})
-    return digest.hexdigest()
+    sha256 = digest.hexdigest()
+    if upload.expected_sha256 not in (None, sha256):
+        # Known before the processor runs, unless the sender says it later: then publishing finds it.
+        log.warning(
+            "what arrived is not what was sent", extra={"sha256": sha256, "expected_sha256": upload.expected_sha256}
+        )
+        raise Failed(MISMATCH, sha256)
+    log.info("file fetched and verified", extra={"sha256": sha256})
+    return sha256
 
 
 async def _run(runner: Runner, job: ProcessorJob, progress: _Progress) -> Outcome:

@@ -1,10 +1,11 @@
 """The transactions that decide about uploads. Every rule on what counts is in here, and in no other place.
 
-1. A piece counts when `commit_piece` moves the offset: only under the epoch it was received in, only at its own start.
+1. A piece counts when `commit_pieces` moves the offset: only under the epoch it was received in, only at its own start.
 2. Taking an upload over raises its epoch. From then on nothing of an older epoch can count.
 3. An offset is told only by transactions that also wrote, because only a synchronous commit proves that what was read
    is on a quorum too.
 4. Each transaction may run twice: after a commit of unknown outcome it is simply run again.
+5. What the sender says of the whole content (`expect`) is said once, and an upload that is something else is not done.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from longhaul import logs
 from longhaul.database import Connection, Database
 from longhaul.uploads.jobs import TASK, Jobs
 from longhaul.uploads.model import (
+    MISMATCH,
     Gone,
+    Mismatch,
     NotFound,
     Piece,
     State,
@@ -66,14 +69,19 @@ class Uploads:
         content_type: str = "",
         metadata: dict[str, str] | None = None,
         request_id: str | None = None,
+        expected_sha256: str | None = None,
     ) -> Upload:
-        """Record a new upload and return it; one of no bytes is complete at once. Raises DatabaseUnavailable."""
+        """Record a new upload and return it; one of no bytes is complete at once. Raises DatabaseUnavailable.
+
+        `expected_sha256` as for `expect`, if it is known already.
+        """
         upload_id, key = new_upload_id(), new_key()
 
         async def work(connection: Connection) -> Upload:
             await connection.execute(
                 "insert into uploads (id, key, owner, filename, content_type, metadata, size, server, request_id,"
-                " expires_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, now() + %s) on conflict (id) do nothing",
+                " expected_sha256, expires_at) values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, now() + %s)"
+                " on conflict (id) do nothing",
                 (
                     upload_id,
                     key,
@@ -84,6 +92,7 @@ class Uploads:
                     size,
                     self.server,
                     request_id,
+                    expected_sha256,
                     self._life,
                 ),
             )
@@ -150,21 +159,25 @@ class Uploads:
         assert taken is not None, "the row is locked"
         return taken
 
-    async def commit_piece(self, piece: Piece, *, leaving: bool = False) -> Upload:
-        """Make a stored piece count; the one that completes the upload also queues its processing.
+    async def commit_pieces(self, pieces: Sequence[Piece], *, leaving: bool = False) -> Upload:
+        """Make stored pieces of one epoch, each beginning where the one before ends, count all together.
 
-        Idempotent by piece id. `leaving` says that the receiver ends with this piece. Raises Superseded if the upload
-        was taken over or ended, DatabaseUnavailable if it could not be learnt whether the piece counts.
+        Those that complete the upload also queue its processing. Idempotent by piece id. `leaving` says that the
+        receiver ends with these pieces. Raises Superseded if the upload was taken over or ended, DatabaseUnavailable
+        if it could not be learnt whether the pieces count.
         """
 
         async def work(connection: Connection) -> Upload:
-            moved = await self._advance(connection, piece, leaving=leaving)
+            moved = await self._advance(connection, pieces, leaving=leaving)
             if moved is None:
-                return await self._counted_before(connection, piece)
-            await connection.execute(
+                return await self._counted_before(connection, pieces[0])
+            await connection.cursor().executemany(
                 "insert into pieces (id, upload_id, start, length, epoch, digests, name)"
                 " values (%s, %s, %s, %s, %s, %s, %s)",
-                (piece.id, piece.upload_id, piece.start, piece.length, piece.epoch, piece.digests, piece.name),
+                [
+                    (piece.id, piece.upload_id, piece.start, piece.length, piece.epoch, piece.digests, piece.name)
+                    for piece in pieces
+                ],
             )
             if moved.state is State.QUEUED:
                 await self.jobs.add(connection, moved)
@@ -172,8 +185,9 @@ class Uploads:
 
         return await self.database.retrying(work, seconds=self.patience)
 
-    async def _advance(self, connection: Connection, piece: Piece, *, leaving: bool) -> Upload | None:
-        """Move the offset over the piece if that is still this epoch's right; complete the upload at its end."""
+    async def _advance(self, connection: Connection, pieces: Sequence[Piece], *, leaving: bool) -> Upload | None:
+        """Move the offset over the pieces if that is still this epoch's right; complete the upload at its end."""
+        first, last = pieces[0], pieces[-1]
         return await _one(
             connection,
             'update uploads set "offset" = %(end)s, expires_at = now() + %(life)s,'
@@ -183,12 +197,12 @@ class Uploads:
             " state = case when %(end)s = size then 'queued' else state end,"
             " completed_at = case when %(end)s = size then now() end"
             " where id = %(id)s and epoch = %(epoch)s and \"offset\" = %(start)s and state = 'receiving' returning *",
-            end=piece.end,
+            end=last.end,
             life=self._life,
             leaving=leaving,
-            id=piece.upload_id,
-            epoch=piece.epoch,
-            start=piece.start,
+            id=first.upload_id,
+            epoch=first.epoch,
+            start=first.start,
         )
 
     async def _counted_before(self, connection: Connection, piece: Piece) -> Upload:
@@ -202,6 +216,38 @@ class Uploads:
         )
         if upload is None:
             raise Superseded(f"upload {piece.upload_id} was taken over by another connection or has ended")
+        return upload
+
+    async def expect(self, upload_id: str, key: str, sha256: str) -> Upload:
+        """Record what the sender says that the whole content is, in hexadecimal, before or after it has arrived.
+
+        An upload that is done already and turns out to be something else fails: its results are withdrawn. Raises
+        Mismatch then, and if something else was said before; NotFound, Gone, DatabaseUnavailable.
+        """
+
+        async def work(connection: Connection) -> Upload:
+            current = await _locked(connection, upload_id, key)
+            if current.expected_sha256 is not None:
+                # The write proves that what was read is on a quorum too.
+                return await _changed(connection, upload_id, expected_sha256=current.expected_sha256)
+            if current.state is not State.DONE or current.sha256 == sha256:
+                return await _changed(connection, upload_id, expected_sha256=sha256)
+            await connection.execute(
+                "update attempts set state = 'failed', error = %s where id = %s", (MISMATCH, current.attempt_id)
+            )
+            await connection.execute("delete from results where attempt_id = %s", (current.attempt_id,))
+            return await _changed(
+                connection, upload_id, expected_sha256=sha256, state=State.FAILED, error=MISMATCH, attempt_id=None
+            )
+
+        upload = await self.database.retrying(work, seconds=self.patience)
+        if upload.expected_sha256 is not None and upload.expected_sha256 != sha256:
+            raise Mismatch(
+                f"this upload was begun with a file whose SHA-256 is {upload.expected_sha256}, and this one's is"
+                f" {sha256}: create a new upload for this file"
+            )
+        if upload.is_mismatched:
+            raise Mismatch(MISMATCH)
         return upload
 
     async def leave(self, upload_id: str, epoch: int) -> None:
@@ -378,6 +424,15 @@ async def _end(connection: Connection, upload_id: str, state: State) -> Upload:
         state,
         upload_id,
     )
+    assert upload is not None, "the row is locked"
+    return upload
+
+
+async def _changed(connection: Connection, upload_id: str, **values: object) -> Upload:
+    """The row, which is locked, with these columns changed."""
+    change = ", ".join(f"{column} = %({column})s" for column in values)
+    query = f"update uploads set {change} where id = %(id)s returning *"  # noqa: S608  # columns are named in this file
+    upload = await _one(connection, query, id=upload_id, **values)
     assert upload is not None, "the row is locked"
     return upload
 

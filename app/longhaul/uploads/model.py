@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import uuid
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Upload:
     receiver: str | None
     asked_epoch: int | None
     sha256: str | None
+    expected_sha256: str | None
     detected_type: str | None
     progress: dict[str, Any] | None
     error: str | None
@@ -60,6 +62,16 @@ class Upload:
     expires_at: datetime
     completed_at: datetime | None
     finished_at: datetime | None
+
+    @property
+    def is_mismatched(self) -> bool:
+        """Whether what arrived is known to be something else than what the sender says that it sent."""
+        return None not in (self.sha256, self.expected_sha256) and self.sha256 != self.expected_sha256
+
+    @property
+    def has_content(self) -> bool:
+        """Whether the content is complete, and what was sent as far as is known."""
+        return self.completed_at is not None and not self.state.gone and not self.is_mismatched
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Upload:
@@ -90,6 +102,30 @@ class Piece:
     def from_row(cls, row: dict[str, Any]) -> Piece:
         """From `select * from pieces` with dict rows."""
         return cls(**{name: row[name] for name in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDigest:
+    """SHA-256, in hexadecimal, of the bytes `start` to `start + length` of an upload."""
+
+    start: int
+    length: int
+    sha256: str
+
+
+def sha256_from(text: str) -> str:
+    """A SHA-256 as somebody wrote it, in lower case. Raises ValueError if it is not 64 hexadecimal digits."""
+    digest = text.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ValueError(f"{text[:80]!r} is not a SHA-256: write its 64 hexadecimal digits")
+    return digest
+
+
+MISMATCH = (
+    "What arrived is not the file that was sent: it was changed while it was sent, or damaged on the way. Nothing was"
+    " made of it. Delete this upload, then send the file again."
+)
+"""What the user reads when the SHA-256 of what arrived is not what the sender said; the upload's page shows both."""
 
 
 def new_upload_id() -> str:
@@ -139,6 +175,10 @@ class WrongOffset(UploadError):
 
 class TooLarge(UploadError):
     """More bytes than announced, or than the server takes."""
+
+
+class Mismatch(UploadError):
+    """What arrived, or what was said before of what will, is something else than the sender says now."""
 
 
 class Superseded(UploadError):

@@ -12,7 +12,7 @@ from longhaul.uploads.model import Piece, piece_name
 
 
 class PieceWriter:
-    """One piece being stored. It counts for nothing until `Uploads.commit_piece` is given what `close` returns."""
+    """One piece being stored. It counts for nothing until `Uploads.commit_pieces` is given what `close` returns."""
 
     def __init__(self, store: Store, *, upload_id: str, epoch: int, start: int) -> None:
         """Choose an id that was never used; `start` is the offset of the first byte in the upload."""

@@ -4,6 +4,9 @@ A receiver is one task. It waits for bytes; between two waits it looks at what i
 has been open for long enough, a client that went silent. Bytes gather in memory up to a batch and are then appended to
 the open piece, so a fast client's piece is one long request to the store, and a slow client's piece is sent whole when
 its time is over: no request to the store ever waits for a slow client.
+
+If the sender announced a checksum of the body, nothing counts before all of it has come and was compared. Its pieces
+are stored meanwhile, and count together at the end, or never.
 """
 
 from __future__ import annotations
@@ -16,10 +19,12 @@ from enum import Enum
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
 from longhaul.settings import MIB, Settings
+from longhaul.stores.content import hashing
 from longhaul.stores.interface import Store, StoreError
+from longhaul.uploads.checksum import Checksum
 from longhaul.uploads.core import Uploads
 from longhaul.uploads.epochs import Call, Receivers
-from longhaul.uploads.model import State, Superseded, TooLarge, Upload
+from longhaul.uploads.model import Piece, State, Superseded, TooLarge, Upload
 from longhaul.uploads.pieces import PieceWriter
 
 log = logs.get(__name__)
@@ -54,6 +59,7 @@ class Ending(Enum):
     SUPERSEDED = "another connection took the upload"
     HANDED_OVER = "this server is about to stop"
     TOO_LARGE = "more bytes came than were announced"
+    CHECKSUM = "the bytes that came are not those of the announced checksum"
     STORE = "the file store is away"
     DATABASE = "the database is away"
 
@@ -120,6 +126,7 @@ class Receiver:
         receivers: Receivers,
         budget: Budget,
         limits: Limits,
+        checksum: Checksum | None = None,
     ) -> None:
         self.upload_id = upload.id
         self.epoch = upload.epoch
@@ -130,8 +137,10 @@ class Receiver:
         self._receivers = receivers
         self._budget = budget
         self._limits = limits
-        self._committed = upload.offset
+        self._checksum = checksum
+        self._committed = self._position = upload.offset
         self._piece: PieceWriter | None = None
+        self._stored: list[tuple[Piece, float]] = []  # with the seconds that it took
         self._buffer = bytearray()
         self._calls: set[Call] = set()
         self._wait: asyncio.Timeout | None = None
@@ -181,7 +190,7 @@ class Receiver:
         while True:
             if (ending := self._called_off()) is not None:
                 if ending is not Ending.SUPERSEDED:
-                    await self._finish_piece(leaving=True)
+                    await self._keep_what_came()
                 return ending
             if self._piece_is_due():
                 await self._finish_piece()
@@ -192,13 +201,12 @@ class Receiver:
             except TimeoutError:
                 continue
             except Disconnected:
-                await self._finish_piece(leaving=True)
+                await self._keep_what_came()
                 return Ending.DISCONNECTED
             finally:
                 self._wait = None
             if not data:
-                await self._finish_piece(leaving=True)
-                return Ending.COMPLETE
+                return await self._complete()
             await self._take(data)
 
     def _called_off(self) -> Ending | None:
@@ -220,7 +228,7 @@ class Receiver:
             self._calls.discard(Call.FULL)
             return False
         # The piece that completes the upload waits for the end of the body: what comes after it would be too much.
-        full = self._pending >= self._limits.piece_bytes and self._committed + self._pending < self._upload.size
+        full = self._pending >= self._limits.piece_bytes and self._position + self._pending < self._upload.size
         return full or Call.FULL in self._calls or self._clock() >= self._piece_began + self._limits.piece_seconds
 
     def _next_look(self) -> float:
@@ -235,7 +243,7 @@ class Receiver:
 
     @property
     def _pending(self) -> int:
-        """Bytes received that do not count yet."""
+        """Bytes received that are not in a stored piece yet."""
         return len(self._buffer) + (self._piece.length if self._piece is not None else 0)
 
     async def _take(self, data: bytes) -> None:
@@ -243,7 +251,7 @@ class Receiver:
         if not self._pending:
             self._piece_began = now
         self._window_bytes += len(data)
-        if self._committed + self._pending + len(data) > self._upload.size:
+        if self._position + self._pending + len(data) > self._upload.size:
             raise TooLarge(f"more than the announced {self._upload.size} bytes were sent: create a new upload")
         self._buffer += data
         self._budget.set(self, len(self._buffer))
@@ -253,14 +261,39 @@ class Receiver:
     async def _flush(self) -> None:
         """Append what has gathered to the piece."""
         if self._piece is None:
-            self._piece = PieceWriter(self._store, upload_id=self.upload_id, epoch=self.epoch, start=self._committed)
-        await self._piece.write(bytes(self._buffer))
+            self._piece = PieceWriter(self._store, upload_id=self.upload_id, epoch=self.epoch, start=self._position)
+        batch = bytes(self._buffer)
+        if self._checksum is not None:
+            await asyncio.get_running_loop().run_in_executor(hashing, self._checksum.update, batch)
+        await self._piece.write(batch)
         self._buffer.clear()
         self._calls.discard(Call.FULL)
         self._budget.set(self, 0)
 
+    async def _complete(self) -> Ending:
+        """The body has ended."""
+        if self._checksum is None:
+            await self._finish_piece(leaving=True)
+            return Ending.COMPLETE
+        await self._store_piece()
+        if not self._checksum.matches():
+            return Ending.CHECKSUM
+        await self._count(leaving=True)
+        return Ending.COMPLETE
+
+    async def _keep_what_came(self) -> None:
+        """The body has not ended: what came of it counts, unless only the whole of it can be compared."""
+        if self._checksum is None:
+            await self._finish_piece(leaving=True)
+
     async def _finish_piece(self, *, leaving: bool = False) -> None:
-        """Store what was received and make it count."""
+        """Store what was received and make it count, if that may be said yet."""
+        await self._store_piece()
+        if self._checksum is None:
+            await self._count(leaving=leaving)
+
+    async def _store_piece(self) -> None:
+        """Store what was received."""
         if not self._pending:
             return
         if self._buffer:
@@ -270,19 +303,28 @@ class Receiver:
         began = self._clock()
         piece = await self._interruptible(writer.close)
         self._piece = None
-        stored = self._clock()
-        self._upload = await self._uploads.commit_piece(piece, leaving=leaving)
-        self._committed = piece.end
-        log.info(
-            "piece committed",
-            extra={
-                "start": piece.start,
-                "length": piece.length,
-                "epoch": piece.epoch,
-                "store_seconds": round(stored - began, 3),
-                "commit_seconds": round(self._clock() - stored, 3),
-            },
-        )
+        self._stored.append((piece, self._clock() - began))
+        self._position = piece.end
+
+    async def _count(self, *, leaving: bool) -> None:
+        """Make the stored pieces count."""
+        if not self._stored:
+            return
+        began = self._clock()
+        self._upload = await self._uploads.commit_pieces([piece for piece, _ in self._stored], leaving=leaving)
+        for piece, seconds in self._stored:
+            log.info(
+                "piece committed",
+                extra={
+                    "start": piece.start,
+                    "length": piece.length,
+                    "epoch": piece.epoch,
+                    "store_seconds": round(seconds, 3),
+                    "commit_seconds": round(self._clock() - began, 3),
+                },
+            )
+        self._stored.clear()
+        self._committed = self._position
         if self._upload.state is State.QUEUED:
             log.info("upload complete", extra={"size": self._upload.size})
 
