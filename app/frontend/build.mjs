@@ -16,7 +16,7 @@ rmSync(dist, { recursive: true, force: true });
 mkdirSync(dist);
 await build({
   absWorkingDir: here,
-  entryPoints: { app: "src/main.ts", style: "src/style.css" },
+  entryPoints: { app: "src/main.ts", hash: "src/hash.ts", style: "src/style.css" },
   bundle: true,
   minify: true,
   sourcemap: true,

@@ -91,6 +91,7 @@ function landing(body: HTMLElement): void {
         else row.render();
       },
       onRefused: warn,
+      onSaid: say,
     },
   );
 
@@ -154,7 +155,10 @@ function landing(body: HTMLElement): void {
 
   follow("/api/events", {
     onAll: (views) => rows.replaceAll(views),
-    onOne: (view) => rows.update(view),
+    onOne: (view) => {
+      if (view.mismatched && !rows.get(view.id)?.view?.mismatched) warn(`${view.filename}: ${view.hint}`);
+      rows.update(view);
+    },
     onConnection: showConnection,
   });
 }

@@ -9,12 +9,15 @@ export type Action = "pause" | "resume" | "again" | "cancel" | "dismiss" | "retr
 function actions(view: View | null, sending: Sending | null): Action[] {
   if (sending !== null) {
     switch (sending.phase) {
+      case "checking":
       case "waiting":
       case "sending":
       case "reconnecting":
-        return ["pause", "cancel"];
+        return sending.begun ? ["pause", "cancel"] : ["dismiss"];
       case "paused":
         return ["resume", "cancel"];
+      case "comparing":
+        return [];
       case "failed":
         return ["again", "dismiss"];
     }
@@ -26,10 +29,12 @@ function actions(view: View | null, sending: Sending | null): Action[] {
 }
 
 const PHASES: Record<Sending["phase"], string> = {
+  checking: "Checking",
   waiting: "Waiting",
   sending: "Uploading",
   paused: "Paused",
   reconnecting: "Reconnecting",
+  comparing: "Comparing",
   failed: "Stopped",
 };
 

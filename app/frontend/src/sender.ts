@@ -1,14 +1,22 @@
 // Sending files: Uppy's core keeps the list, its tus plugin (tus-js-client) sends. This file adds what a person needs
-// to see of it, and the patience to outlast a failover.
+// to see of it, the patience to outlast a failover, and that an upload is only gone on with by the file that began it.
 
 import Uppy, { type Body, type Meta, type UppyFile } from "@uppy/core";
+import { getSafeFileId } from "@uppy/core/utils";
 import Tus, { type TusOpts } from "@uppy/tus";
-import { type DetailedError, defaultOptions } from "tus-js-client";
+import { type DetailedError, type PreviousUpload, type UrlStorage, defaultOptions } from "tus-js-client";
 
 import { Speed, duration, size } from "./format";
+import { type Compared, Different, Hasher, NoUpload, Unreadable, announce, compare, probe } from "./proof";
+import { httpStack, pathOf } from "./requests";
 import type { Sending } from "./view";
 
 type File = UppyFile<Meta, Body>;
+
+const CHECKING = "Checking that it is the same file.";
+const ANOTHER =
+  "Another file of the same name, size and date was being uploaded, or this one has changed since: it is uploaded from" +
+  " its beginning, and what was sent before stays as it is.";
 
 /** Milliseconds before each try to reconnect. tus-js-client counts from the start again whenever bytes got through,
  *  so this bounds one outage: about two hours. The spread keeps all users from coming back in the same second. */
@@ -16,10 +24,6 @@ function retryDelays(): number[] {
   const delays = [500, 1000, 2000, 3000, 5000, 5000];
   for (let i = 0; i < 720; i += 1) delays.push(8000 + Math.round(Math.random() * 4000));
   return delays;
-}
-
-function pathOf(url: string): string {
-  return new URL(url, location.href).pathname;
 }
 
 /** The upload's id is the last part of its URL: /files/<key>/<id>. */
@@ -33,6 +37,8 @@ export interface Listener {
   onDone(key: string, filename: string): void;
   onGone(key: string): void;
   onRefused(message: string): void;
+  /** Something that is no trouble, and that nobody need look for. */
+  onSaid(message: string): void;
 }
 
 export interface SenderOptions {
@@ -45,68 +51,84 @@ export interface SenderOptions {
   stallMs: number;
 }
 
-interface Local {
+const CHANGED =
+  "This file was changed while it was sent, so what arrived may be a mixture: delete this upload, then send the file" +
+  " again.";
+
+/** A file in this window's list. */
+interface Item {
+  file: globalThis.File;
+  /** Whether Uppy has it; before that it is compared with what an earlier window has sent. */
+  begun: boolean;
+  /** Id of the upload in whose row it is shown while the two are compared. */
+  shownAs: string | null;
+  /** The upload that it goes on with, as tus-js-client remembers it. */
+  previous: PreviousUpload | null;
+  /** So many of the server's bytes were compared just now, and need not be once more. */
+  compared: number;
+  /** What ends the sending, whatever tus-js-client makes of it. */
+  stop: Different | Unreadable | null;
+  /** Ends what is under way for it beside Uppy. */
+  ended: AbortController;
+  /** Whether the server has to be told what the whole file is before all is done. */
+  sum: "unknown" | "computing" | "settled";
   /** When something last happened to it. */
   moved: number;
   speed: Speed;
   phase: Sending["phase"];
   sent: number;
   hint: string;
+  /** Said as long as there is no hint. */
+  note: string;
 }
 
 /** Sends files and tells `listener` how each is doing. `key` names a file within this window. */
 export class Sender {
   private readonly uppy: Uppy<Meta, Body>;
-  private readonly local = new Map<string, Local>();
-  private readonly urls = new Map<string, string>();
-  private readonly endpoint: string;
+  private readonly items = new Map<string, Item>();
+  private readonly hasher = new Hasher();
+  private keys = 0;
+  /** One file at a time is read as a whole: several at once would only wait for each other. */
+  private sums = Promise.resolve();
 
   constructor(
-    options: SenderOptions,
+    private readonly options: SenderOptions,
     private readonly listener: Listener,
   ) {
-    this.endpoint = options.endpoint;
     this.uppy = new Uppy<Meta, Body>({
-      // The id is part of what tus-js-client remembers an interrupted upload by: another user of this browser who
-      // chooses the same file starts an upload of his own.
       id: `longhaul-${options.owner}`,
       autoProceed: true,
       restrictions: { maxFileSize: options.maxBytes },
+      // Uppy would take two files of the same name, type, size and date for one.
+      onBeforeFileAdded: (file) => ({ ...file, id: String(file.meta.key) }),
     });
     this.uppy.use(Tus, {
       endpoint: options.endpoint,
       limit: options.simultaneous,
       retryDelays: retryDelays(),
-      // The server names uploads by its public address; whoever came by another one (a tunnel, a second name) must stay
-      // with that, because a page may only talk to where it came from.
-      httpStack: {
-        createRequest: (method, url) => defaultOptions.httpStack.createRequest(method, pathOf(url)),
-        getName: () => "same origin",
-      },
       // Only an unfinished upload is to be found again: choosing a finished file once more uploads it once more.
       removeFingerprintOnSuccess: true,
       allowedMetaFields: ["name", "type"],
     });
     this.uppy.on("file-added", (file) => this.added(file));
     this.uppy.on("upload-progress", (file, progress) => {
-      if (file !== undefined) this.progressed(file, progress.bytesUploaded);
+      if (file !== undefined) this.progressed(file.id, progress.bytesUploaded);
     });
     this.uppy.on("upload-pause", (file, isPaused) => {
-      if (file !== undefined) this.set(file, isPaused ? "paused" : "waiting");
+      if (file !== undefined) this.set(file.id, isPaused ? "paused" : "waiting");
     });
-    this.uppy.on("upload-retry", (file) => this.set(file, "waiting"));
+    this.uppy.on("upload-retry", (file) => {
+      if (file !== undefined) this.set(file.id, "waiting");
+    });
     this.uppy.on("upload-error", (file, error, response) => {
-      if (file !== undefined) this.set(file, "failed", explain(error as Error, response?.status));
+      if (file !== undefined) this.failed(file.id, error as Error, response?.status);
     });
-    this.uppy.on("upload-success", (file, response) => {
-      if (file === undefined) return;
-      // An empty file, or one whose last byte had arrived before, ends without any progress event.
-      if (response?.uploadURL) this.named(file.id, response.uploadURL);
-      this.listener.onDone(file.id, file.name);
-      this.forget(file.id);
+    this.uppy.on("upload-success", (file) => {
+      if (file !== undefined) this.arrived(file.id);
     });
     this.uppy.on("file-removed", (file) => {
-      if (this.local.delete(file.id)) this.listener.onGone(file.id);
+      this.items.get(file.id)?.ended.abort();
+      if (this.items.delete(file.id)) this.listener.onGone(file.id);
     });
     window.setInterval(() => this.reviveStalled(options.stallMs), options.stallMs / 10);
     this.uppy.on("restriction-failed", (file, error) => {
@@ -115,14 +137,7 @@ export class Sender {
   }
 
   add(files: Iterable<globalThis.File>): void {
-    for (const data of files) {
-      try {
-        this.uppy.addFile({ name: data.name, type: data.type, data, source: "page" });
-      } catch (error) {
-        // Restrictions were told by "restriction-failed"; what is left is a file that is already in the list.
-        if (!(error as { isRestriction?: boolean }).isRestriction) this.listener.onRefused((error as Error).message);
-      }
-    }
+    for (const file of files) void this.enlist(file);
   }
 
   pause(key: string): void {
@@ -134,7 +149,9 @@ export class Sender {
   }
 
   again(key: string): void {
-    void this.uppy.retryUpload(key);
+    const item = this.items.get(key);
+    if (item?.begun) void this.uppy.retryUpload(key);
+    else if (item !== undefined) void this.recognise(key, item);
   }
 
   /** Ends the upload for good: the server is told to delete what it has. */
@@ -142,21 +159,351 @@ export class Sender {
     this.uppy.removeFile(key);
   }
 
-  /** Takes a failed file off the list; what the server has of it stays, so that choosing it again goes on. */
+  /** Takes a file that is not being sent off the list; what the server has of it stays, so that choosing it again goes
+   *  on. */
   dismiss(key: string): void {
     this.forget(key);
     this.listener.onGone(key);
   }
 
   get busy(): boolean {
-    return [...this.local.values()].some((item) => item.phase !== "failed");
+    return [...this.items.values()].some((item) => item.phase !== "failed");
   }
 
-  /** Takes a file that is not being sent any more off Uppy's list, so that it can be chosen again. */
+  // --- From being chosen to being sent ---------------------------------------------------------------------------------
+
+  private async enlist(file: globalThis.File, note = ""): Promise<void> {
+    const key = `file-${++this.keys}`;
+    const item: Item = {
+      file,
+      begun: false,
+      shownAs: null,
+      previous: null,
+      compared: 0,
+      stop: null,
+      ended: new AbortController(),
+      sum: "unknown",
+      moved: performance.now(),
+      speed: new Speed(),
+      phase: "checking",
+      sent: 0,
+      hint: CHECKING,
+      note: "",
+    };
+    this.items.set(key, item);
+    if (note) this.note(item, note);
+    if (note || (await this.candidates(item)).length === 0) this.begin(key, item);
+    else await this.recognise(key, item);
+  }
+
+  private note(item: Item, note: string): void {
+    item.note = note;
+    this.listener.onSaid(`${item.file.name}: ${note}`);
+  }
+
+  /** The uploads that this browser began and did not finish with a file of this name, type, size and date, by this user;
+   *  those that another file of this window goes on with left out. The newest first. */
+  private async candidates({ file }: Item): Promise<PreviousUpload[]> {
+    const found = await defaultOptions.urlStorage.findUploadsByFingerprint(this.fingerprint(file));
+    return found
+      .filter((upload) => upload.uploadUrl !== null && !this.isTaken(upload))
+      .sort((one, other) => Date.parse(other.creationTime) - Date.parse(one.creationTime));
+  }
+
+  private isTaken(upload: PreviousUpload): boolean {
+    return [...this.items.values()].some((item) => item.previous?.urlStorageKey === upload.urlStorageKey);
+  }
+
+  /** What uploads are found again by. It is no proof of identity. */
+  private fingerprint(file: globalThis.File): string {
+    const described = { name: file.name, type: file.type, data: file } as unknown as Parameters<typeof getSafeFileId>[0];
+    return ["tus", getSafeFileId(described, this.uppy.getID()), this.options.endpoint].join("-");
+  }
+
+  /** Looks for the upload that was begun with this very file, and goes on with it, or begins a new one. */
+  private async recognise(key: string, item: Item): Promise<void> {
+    const { signal } = item.ended;
+    for (const delay of retryDelays()) {
+      this.say(item, "checking", CHECKING);
+      try {
+        let others = 0;
+        for (const candidate of await this.candidates(item)) {
+          this.showAs(key, item, idOf(candidate.uploadUrl!));
+          const compared = await this.compared(item, candidate, signal);
+          if (signal.aborted) return;
+          if (compared instanceof Different) others += 1;
+          // Of two files that are the same in all they have stored, only one can have it.
+          else if (compared !== null && !this.isTaken(candidate)) {
+            item.previous = candidate;
+            this.learned(item, compared);
+            break;
+          }
+        }
+        if (item.previous === null) this.showAs(key, item, null);
+        if (item.previous === null && others > 0) this.note(item, ANOTHER);
+        this.begin(key, item);
+        return;
+      } catch (error) {
+        if (signal.aborted) return;
+        if (error instanceof Unreadable) {
+          this.set(key, "failed", unreadable(error));
+          return;
+        }
+        this.set(key, "reconnecting", `${CHECKING} Trying again by itself: ${(error as Error).message}.`);
+        await new Promise((resolve) => window.setTimeout(resolve, delay));
+        if (signal.aborted) return;
+      }
+    }
+    this.set(key, "failed", "The server could not be reached. What it has stored is kept: press Try again.");
+  }
+
+  /** Shows the file in the row of that upload, if no other file is there, or in one of its own. */
+  private showAs(key: string, item: Item, id: string | null): void {
+    if (item.shownAs === id) return;
+    if (item.shownAs !== null) this.listener.onGone(key);
+    item.shownAs = [...this.items.values()].some((other) => other.shownAs === id) ? null : id;
+    this.show(key);
+    if (item.shownAs !== null) this.listener.onUrl(key, item.shownAs);
+  }
+
+  /** How the file compares with what the server has of an upload; null if that upload is no longer there. */
+  private async compared(item: Item, candidate: PreviousUpload, signal: AbortSignal): Promise<Compared | Different | null> {
+    try {
+      const compared = await this.inTime(signal, (limited) =>
+        compare(this.hasher, item.file, pathOf(candidate.uploadUrl!), limited),
+      );
+      // With nothing stored there is nothing to compare, but what the whole must be was said by another sender.
+      return compared.bytes === 0 && compared.sha256Known ? new Different() : compared;
+    } catch (error) {
+      if (error instanceof Different) return error;
+      if (!(error instanceof NoUpload)) throw error;
+      await defaultOptions.urlStorage.removeUpload(candidate.urlStorageKey);
+      return null;
+    }
+  }
+
+  /** What `work` gives, or an error if it takes longer than a connection that is alive. */
+  private async inTime<T>(signal: AbortSignal, work: (limited: AbortSignal) => Promise<T>): Promise<T> {
+    const limited = new AbortController();
+    const timer = window.setTimeout(() => limited.abort(new Error("the server did not answer")), this.options.stallMs);
+    const end = (): void => limited.abort(signal.reason);
+    signal.addEventListener("abort", end);
+    try {
+      return await work(limited.signal);
+    } finally {
+      window.clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+    }
+  }
+
+  private learned(item: Item, compared: Compared): void {
+    item.compared = compared.bytes;
+    if (compared.sha256Known) item.sum = "settled";
+  }
+
+  private begin(key: string, item: Item): void {
+    item.begun = true;
+    item.shownAs = null;
+    item.phase = "waiting";
+    item.hint = "";
+    const { name, type } = item.file;
+    try {
+      this.uppy.addFile({ name, type, data: item.file, source: "page", meta: { key } });
+    } catch (error) {
+      this.items.delete(key);
+      this.listener.onGone(key);
+      // Restrictions were told by "restriction-failed".
+      if (!(error as { isRestriction?: boolean }).isRestriction) this.listener.onRefused((error as Error).message);
+    }
+  }
+
+  private added(file: File): void {
+    const key = file.id;
+    const item = this.items.get(key)!;
+    const memory: UrlStorage = {
+      findAllUploads: () => defaultOptions.urlStorage.findAllUploads(),
+      findUploadsByFingerprint: async () => (item.previous === null ? [] : [item.previous]),
+      removeUpload: (urlStorageKey) => defaultOptions.urlStorage.removeUpload(urlStorageKey),
+      addUpload: async (_, upload) => {
+        const urlStorageKey = await defaultOptions.urlStorage.addUpload(this.fingerprint(item.file), upload);
+        item.previous = { ...upload, urlStorageKey };
+        // What was settled was about an upload that is no longer there.
+        if (item.sum === "settled") item.sum = "unknown";
+        this.sumUp(key, item);
+        return urlStorageKey;
+      },
+    };
+    const tus: TusOpts<Meta, Body> = {
+      urlStorage: memory,
+      httpStack: httpStack({
+        beforeGoingOn: (offset, signal) => this.beforeGoingOn(key, item, offset, signal),
+        afterBreak: () => this.stopping(item, probe(item.file)),
+      }),
+      onUploadUrlAvailable: () => {
+        const url = this.tus().uploaders[key]?.url;
+        if (url) this.listener.onUrl(key, idOf(url));
+      },
+      onShouldRetry: (error, attempt, _options, next) => {
+        if (item.stop !== null) return false;
+        const again = next(error);
+        if (again) this.set(key, "reconnecting", reconnecting(error, attempt));
+        return again;
+      },
+    };
+    this.uppy.setFileState(key, { tus } as Partial<File>);
+    this.show(key);
+    if (item.previous !== null) {
+      // Shown as what it is from the start, and not only when its turn comes.
+      this.listener.onUrl(key, idOf(item.previous.uploadUrl!));
+      this.sumUp(key, item);
+    }
+  }
+
+  // --- While it is sent ------------------------------------------------------------------------------------------------
+
+  /** The file is compared with what the server has, each time that it is gone on with. */
+  private async beforeGoingOn(key: string, item: Item, offset: number, signal: AbortSignal): Promise<void> {
+    const known = item.compared;
+    item.compared = 0;
+    if (offset <= known) return;
+    this.set(key, "checking", CHECKING);
+    const url = pathOf(item.previous!.uploadUrl!);
+    await this.stopping(
+      item,
+      this.inTime(signal, (limited) => compare(this.hasher, item.file, url, limited)),
+    );
+    if (!signal.aborted) this.set(key, "waiting");
+  }
+
+  /** Waits, and remembers an error that no further try can mend. */
+  private async stopping(item: Item, work: Promise<unknown>): Promise<void> {
+    try {
+      await work;
+    } catch (error) {
+      if (error instanceof Different || error instanceof Unreadable) item.stop = error;
+      throw error;
+    }
+  }
+
+  private progressed(key: string, sent: number): void {
+    const item = this.items.get(key);
+    if (item === undefined) return;
+    item.speed.add(sent);
+    item.sent = sent;
+    item.moved = performance.now();
+    // A last event of a connection that was just closed must not hide that it was.
+    if (item.phase !== "paused" && item.phase !== "failed") {
+      item.phase = "sending";
+      item.hint = "";
+    }
+    this.show(key);
+  }
+
+  private failed(key: string, error: Error, status: number | undefined): void {
+    const item = this.items.get(key);
+    if (item === undefined) return;
+    const { stop, file } = item;
+    item.stop = null;
+    if (stop instanceof Different) {
+      this.dismiss(key);
+      void this.enlist(file, ANOTHER);
+    } else {
+      this.set(key, "failed", stop instanceof Unreadable ? unreadable(stop) : explain(error, status));
+    }
+  }
+
+  /** A connection whose other end is gone without a word (a host without power, a changed network) never ends by itself. */
+  private reviveStalled(stallMs: number): void {
+    for (const [key, item] of this.items) {
+      const stalled = performance.now() - item.moved > stallMs;
+      if (!stalled || !item.begun || (item.phase !== "sending" && item.phase !== "reconnecting")) continue;
+      const upload = this.tus().uploaders[key];
+      if (!upload) continue;
+      this.set(key, "reconnecting", "Nothing moves any more: trying another connection. What the server has stored is kept.");
+      void upload.abort().then(() => upload.start());
+    }
+  }
+
+  // --- What arrived is what is here ------------------------------------------------------------------------------------
+
+  /** Computes the SHA-256 of the whole file and tells the server, which lets nothing else become a result. */
+  private sumUp(key: string, item: Item): void {
+    if (item.sum !== "unknown") return;
+    item.sum = "computing";
+    this.sums = this.sums.then(() => this.sumUpNow(key, item));
+  }
+
+  private async sumUpNow(key: string, item: Item): Promise<void> {
+    const { signal } = item.ended;
+    for (const delay of retryDelays()) {
+      if (signal.aborted) return;
+      try {
+        const sha256 = await this.hasher.whole(item.file, signal);
+        const url = pathOf(item.previous!.uploadUrl!);
+        const problem = await this.inTime(signal, (limited) => announce(url, sha256, limited));
+        this.settled(key, item, problem);
+        return;
+      } catch (error) {
+        if (signal.aborted) return;
+        if (error instanceof Unreadable || error instanceof NoUpload) {
+          this.unsummed(key, item, error);
+          return;
+        }
+        await new Promise((resolve) => window.setTimeout(resolve, delay));
+      }
+    }
+    this.settled(key, item, null);
+  }
+
+  /** The file could not be read as a whole. */
+  private unsummed(key: string, item: Item, error: Unreadable | NoUpload): void {
+    const changed = error instanceof Unreadable && !error.gone;
+    const upload = this.tus().uploaders[key];
+    if (changed && upload) {
+      // What is sent from here on would be of another file than what was sent before.
+      item.stop = error;
+      void upload.abort().then(() => upload.options.onError?.(error));
+    } else {
+      this.settled(key, item, changed ? CHANGED : null);
+    }
+  }
+
+  private settled(key: string, item: Item, problem: string | null): void {
+    item.sum = "settled";
+    if (problem !== null) {
+      this.set(key, "failed", problem);
+      this.listener.onRefused(`${item.file.name}: ${problem}`);
+    } else if (item.phase === "comparing") {
+      this.finished(key, item);
+    }
+  }
+
+  /** All bytes are at the server. */
+  private arrived(key: string): void {
+    const item = this.items.get(key);
+    if (item === undefined) return;
+    item.sent = item.file.size;
+    if (item.sum === "computing") {
+      this.set(key, "comparing", "All has arrived, and is compared with the file on this device.");
+    } else {
+      this.finished(key, item);
+    }
+  }
+
+  private finished(key: string, item: Item): void {
+    this.listener.onDone(key, item.file.name);
+    this.forget(key);
+  }
+
+  // --- The list --------------------------------------------------------------------------------------------------------
+
+  /** Takes a file that is not being sent any more off the list, so that it can be chosen again. */
   private forget(key: string): void {
-    this.local.delete(key);
-    this.urls.delete(key);
-    this.removeWhenReleased(key);
+    const item = this.items.get(key);
+    if (item === undefined) return;
+    item.ended.abort();
+    this.items.delete(key);
+    if (item.begun) this.removeWhenReleased(key);
   }
 
   /** While the tus plugin still holds a file, removing it means deleting it on the server, even if it has just been
@@ -170,86 +517,36 @@ export class Sender {
     return this.uppy.getPlugin<Tus<Meta, Body>>("Tus")!;
   }
 
-  private added(file: File): void {
-    this.local.set(file.id, { moved: performance.now(), speed: new Speed(), phase: "waiting", sent: 0, hint: "" });
-    const tus: TusOpts<Meta, Body> = {
-      onShouldRetry: (error, attempt, _options, next) => {
-        const again = next(error);
-        if (again) this.set(this.uppy.getFile(file.id), "reconnecting", reconnecting(error, attempt));
-        return again;
-      },
-    };
-    this.uppy.setFileState(file.id, { tus } as Partial<File>);
-    this.show(file);
-    void this.recognise(file);
-  }
-
-  /** An upload of this file that was begun earlier in this browser will be gone on with: show it as that from the start. */
-  private async recognise(file: File): Promise<void> {
-    const fingerprint = ["tus", file.id, this.endpoint].join("-"); // as the tus plugin makes it
-    const [earlier] = await defaultOptions.urlStorage.findUploadsByFingerprint(fingerprint);
-    if (earlier?.uploadUrl && !this.urls.has(file.id)) this.named(file.id, earlier.uploadUrl);
-  }
-
-  private progressed(file: File, sent: number): void {
-    const item = this.local.get(file.id);
+  private set(key: string, phase: Sending["phase"], hint = ""): void {
+    const item = this.items.get(key);
     if (item === undefined) return;
-    const url = (this.uppy.getFile(file.id) as { tus?: { uploadUrl?: string | null } } | undefined)?.tus?.uploadUrl;
-    if (url) this.named(file.id, url);
-    item.speed.add(sent);
-    item.sent = sent;
-    item.moved = performance.now();
-    // A last event of a connection that was just closed must not hide that it was.
-    if (item.phase !== "paused" && item.phase !== "failed") {
-      item.phase = "sending";
-      item.hint = "";
-    }
-    this.show(file);
+    this.say(item, phase, hint);
+    this.show(key);
   }
 
-  /** A connection whose other end is gone without a word (a host without power, a changed network) never ends by itself. */
-  private reviveStalled(stallMs: number): void {
-    for (const [key, item] of this.local) {
-      const stalled = performance.now() - item.moved > stallMs;
-      if (!stalled || (item.phase !== "sending" && item.phase !== "reconnecting")) continue;
-      const upload = this.tus().uploaders[key];
-      if (!upload) continue;
-      this.set(this.uppy.getFile(key), "reconnecting", "Nothing moves any more: trying another connection. What the server has stored is kept.");
-      void upload.abort().then(() => upload.start());
-    }
-  }
-
-  private named(key: string, url: string): void {
-    if (this.urls.get(key) === url) return;
-    this.urls.set(key, url);
-    this.listener.onUrl(key, idOf(url));
-  }
-
-  private set(file: File | undefined, phase: Sending["phase"], hint = ""): void {
-    const item = file && this.local.get(file.id);
-    if (file === undefined || item === undefined) return;
+  private say(item: Item, phase: Sending["phase"], hint: string): void {
     item.phase = phase;
     item.hint = hint;
     item.moved = performance.now();
     item.speed.reset();
-    this.show(file);
   }
 
-  private show(file: File): void {
-    const item = this.local.get(file.id);
+  private show(key: string): void {
+    const item = this.items.get(key);
     if (item === undefined) return;
-    const total = file.size ?? 0;
+    const total = item.file.size;
     const percent = total === 0 ? 0 : (100 * item.sent) / total;
     const parts = [`${Math.floor(percent)} %`, `${size(item.sent)} of ${size(total)}`];
     const speed = item.speed.value;
     if (item.phase === "sending" && speed !== null && speed > 0) {
       parts.push(`${size(speed)}/s`, `about ${duration((total - item.sent) / speed)} left`);
     }
-    this.listener.onChange(file.id, file.name, total, {
+    this.listener.onChange(key, item.file.name, total, {
       phase: item.phase,
+      begun: item.begun,
       percent,
       text: item.phase === "waiting" && item.sent === 0 ? "Waiting for its turn" : parts.join(" · "),
-      hint: item.hint,
+      hint: item.hint || item.note,
     });
   }
 }
@@ -258,6 +555,11 @@ function reconnecting(error: DetailedError, attempt: number): string {
   const status = error.originalResponse?.getStatus();
   const why = navigator.onLine ? (status ? `the server answered ${status}` : "the connection was lost") : "this device is offline";
   return `Trying again by itself (${attempt + 1}): ${why}. What the server has stored is kept.`;
+}
+
+function unreadable(error: Unreadable): string {
+  const what = error.gone ? "was moved or removed" : "was changed, or may not be read any more";
+  return `This file ${what} on this device. What the server has stored is kept: choose the file again to go on.`;
 }
 
 /** What happened, what was kept and what to do, for an upload that Uppy has given up. */

@@ -15,13 +15,16 @@ export interface View {
   upload_text: string;
   process_percent: number | null;
   process_text: string;
+  mismatched: boolean;
   can_retry: boolean;
   can_remove: boolean;
 }
 
 /** What this window knows of a file that it is sending itself. */
 export interface Sending {
-  phase: "waiting" | "sending" | "paused" | "reconnecting" | "failed";
+  phase: "checking" | "waiting" | "sending" | "paused" | "reconnecting" | "comparing" | "failed";
+  /** Whether there is an upload of it: before that there is nothing to pause or to delete. */
+  begun: boolean;
   percent: number;
   text: string;
   hint: string;

@@ -1,0 +1,131 @@
+// Is the file on this device the one that the server has the beginning of? And is what the server has in the end the
+// file? Name, size and date say nothing: two files may agree in all of them.
+
+import type { Answer, Order, Range } from "./hash";
+
+/** The file cannot be read (any more). `gone`: it is not where it was; else it was changed, or may not be read. */
+export class Unreadable extends Error {
+  constructor(readonly gone: boolean) {
+    super(gone ? "the file is not where it was" : "the file was changed");
+  }
+}
+
+/** What the server has is not of this file. */
+export class Different extends Error {}
+
+/** The server has no such upload. */
+export class NoUpload extends Error {}
+
+/** Computes digests in a worker. */
+export class Hasher {
+  private worker: Worker | null = null;
+  private orders = 0;
+  private readonly waiting = new Map<number, { resolve(digests: string[]): void; reject(error: Error): void }>();
+
+  /** SHA-256 of the whole file in hexadecimal. Rejects with Unreadable, or another error if it cannot be computed now. */
+  async whole(file: Blob, signal: AbortSignal): Promise<string> {
+    const [digest] = await this.ask(file, null, signal);
+    return digest!;
+  }
+
+  /** The same for each range. */
+  ranges(file: Blob, ranges: Range[], signal: AbortSignal): Promise<string[]> {
+    return this.ask(file, ranges, signal);
+  }
+
+  private ask(file: Blob, ranges: Range[] | null, signal: AbortSignal): Promise<string[]> {
+    return new Promise((resolve, reject) => {
+      const id = ++this.orders;
+      this.waiting.set(id, { resolve, reject });
+      const worker = this.started();
+      signal.addEventListener("abort", () => {
+        if (this.waiting.delete(id)) worker.postMessage({ id, cancelled: true } satisfies Order);
+        reject(signal.reason as Error);
+      });
+      worker.postMessage({ id, file, ranges } satisfies Order);
+    });
+  }
+
+  private started(): Worker {
+    if (this.worker !== null) return this.worker;
+    const worker = new Worker("/static/hash.js", { type: "module" });
+    worker.addEventListener("message", (event: MessageEvent<Answer>) => {
+      const order = this.waiting.get(event.data.id);
+      this.waiting.delete(event.data.id);
+      if ("digests" in event.data) order?.resolve(event.data.digests);
+      else order?.reject(readingError(event.data.error));
+    });
+    // Its script could not be loaded: whoever asks again tries again.
+    worker.addEventListener("error", () => {
+      this.worker = null;
+      const orders = [...this.waiting.values()];
+      this.waiting.clear();
+      for (const order of orders) order.reject(new Error("the script that computes checksums could not be loaded"));
+    });
+    this.worker = worker;
+    return worker;
+  }
+}
+
+function readingError(name: string): Error {
+  if (name === "NotFoundError") return new Unreadable(true);
+  if (name === "NotReadableError") return new Unreadable(false);
+  return new Error(`the file could not be read: ${name}`);
+}
+
+/** What is known after a comparison. */
+export interface Compared {
+  /** The file begins with these bytes of the server's, as far as the sample tells. */
+  bytes: number;
+  /** The server knows what the whole file must be, and will compare that itself. */
+  sha256Known: boolean;
+}
+
+interface Sample {
+  /** What the whole file must be, if its sender has said it. */
+  sha256: string | null;
+  blocks: (Range & { sha256: string })[];
+}
+
+/** A file of up to so many bytes is read as a whole, if that proves more: as much as a sample is at most. */
+const WHOLE = 64_000_000;
+
+/** Compares the file with a sample, chosen by the server, of what it has of the upload at `url`.
+ *
+ *  Rejects with Different, Unreadable, NoUpload, or another error if the server cannot be asked now. */
+export async function compare(hasher: Hasher, file: Blob, url: string, signal: AbortSignal): Promise<Compared> {
+  const answer = await fetch(`${url}/digests`, { signal, cache: "no-store" });
+  if (answer.status === 404 || answer.status === 410) throw new NoUpload();
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+  const { blocks, sha256 } = (await answer.json()) as Sample;
+  const last = blocks.at(-1);
+  const compared = { bytes: last === undefined ? 0 : last.start + last.length, sha256Known: sha256 !== null };
+  if (sha256 !== null && file.size <= WHOLE) {
+    if ((await hasher.whole(file, signal)) !== sha256) throw new Different();
+  } else {
+    const digests = await hasher.ranges(file, blocks, signal);
+    if (!blocks.every((block, number) => block.sha256 === digests[number])) throw new Different();
+  }
+  return compared;
+}
+
+/** Tells the server what the whole file is: null if that agrees with all it knows, else its sentence about it.
+ *
+ *  Rejects with NoUpload, or another error if the server cannot be told now. */
+export async function announce(url: string, sha256: string, signal: AbortSignal): Promise<string | null> {
+  const answer = await fetch(`${url}/sha256`, { method: "PUT", body: sha256, signal });
+  if (answer.status === 404 || answer.status === 410) throw new NoUpload();
+  if (answer.ok) return null;
+  if (answer.status !== 409) throw new Error(`the server answered ${answer.status}`);
+  return ((await answer.json()) as { error: string }).error;
+}
+
+/** Rejects with Unreadable if the file cannot be read as it was when it was chosen. */
+export async function probe(file: Blob): Promise<void> {
+  try {
+    const last = await file.slice(-1).arrayBuffer();
+    if (last.byteLength !== Math.min(1, file.size)) throw new Unreadable(false);
+  } catch (error) {
+    throw error instanceof DOMException ? readingError(error.name) : error;
+  }
+}

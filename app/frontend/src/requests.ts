@@ -1,0 +1,62 @@
+// The requests of tus-js-client, with two things that it does not look at: what the server has of an upload is compared
+// with the file before anything is added to it, and a file that cannot be read is not taken for a lost connection.
+
+import { type HttpRequest, type HttpResponse, type HttpStack, defaultOptions } from "tus-js-client";
+
+export interface Checks {
+  /** The server told an offset, and the next request would go on from there. Rejects if it must not. */
+  beforeGoingOn(offset: number, signal: AbortSignal): Promise<void>;
+  /** A request with bytes of the file broke off. Rejects if the file is the reason. */
+  afterBreak(): Promise<void>;
+}
+
+/** Where an upload is, on the site that this page came from: the server names uploads by its public address, and whoever
+ *  came by another one (a tunnel, a second name) must stay with that. */
+export function pathOf(url: string): string {
+  return new URL(url, location.href).pathname;
+}
+
+export function httpStack(checks: Checks): HttpStack {
+  return {
+    createRequest: (method, url) => checked(defaultOptions.httpStack.createRequest(method, pathOf(url)), checks),
+    getName: () => "same origin, checked",
+  };
+}
+
+function checked(inner: HttpRequest, checks: Checks): HttpRequest {
+  const aborted = new AbortController();
+
+  async function exchange(body: unknown): Promise<HttpResponse> {
+    let response: HttpResponse;
+    try {
+      response = await inner.send(body);
+    } catch (error) {
+      if (body !== null) await checks.afterBreak();
+      throw error;
+    }
+    const offset = Number.parseInt(response.getHeader("Upload-Offset") ?? "", 10);
+    if (inner.getMethod() === "HEAD" && offset > 0) await checks.beforeGoingOn(offset, aborted.signal);
+    return response;
+  }
+
+  return {
+    getMethod: () => inner.getMethod(),
+    getURL: () => inner.getURL(),
+    setHeader: (header, value) => inner.setHeader(header, value),
+    getHeader: (header) => inner.getHeader(header),
+    setProgressHandler: (handler) => inner.setProgressHandler(handler),
+    getUnderlyingObject: () => inner.getUnderlyingObject(),
+    // As the request itself, which never answers once it was aborted: tus-js-client may have begun another by then.
+    send: (body) =>
+      new Promise((resolve, reject) => {
+        exchange(body).then(
+          (response) => aborted.signal.aborted || resolve(response),
+          (error) => aborted.signal.aborted || reject(error as Error),
+        );
+      }),
+    abort: () => {
+      aborted.abort();
+      return inner.abort();
+    },
+  };
+}
