@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+from pathlib import Path
 
 import psycopg
+from starlette.types import Message
 
 from longhaul.feed import SHOWN
+from longhaul.site import Static
 from tests.served import Site
 
 
@@ -131,6 +136,41 @@ def test_static_files_are_asked_for_again_each_time(site: Site) -> None:
     assert answer.headers["cache-control"] == "no-cache"
     assert site.browser(None).get("/static/app.js", if_none_match=answer.headers["etag"]).status == 304
     assert site.browser(None).get("/static/../longhaul/cli.py").status == 404
+
+
+def test_another_script_of_the_same_size_and_time_is_another_one(tmp_path: Path) -> None:
+    """As two releases have them: all files of a release carry the time of its commit."""
+
+    def ask(content: bytes, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        path = tmp_path / "app.js"
+        path.write_bytes(content)
+        os.utime(path, (1e9, 1e9))
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/app.js",
+            "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+        }
+        messages: list[Message] = []
+
+        async def send(message: Message) -> None:
+            messages.append(message)
+
+        async def receive() -> Message:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        asyncio.run(Static(directory=tmp_path)(scope, receive, send))
+        fields = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
+        return messages[0]["status"], fields, b"".join(message.get("body", b"") for message in messages)
+
+    status, first, _ = ask(b"one();")
+    assert (status, first["content-type"].split(";")[0]) == (200, "text/javascript")
+    assert ask(b"one();", if_none_match=f'"x", W/{first["etag"]}')[0] == 304
+    second = b"two();"
+    assert ask(second, if_none_match=first["etag"])[::2] == (200, second)
+    assert ask(second, if_modified_since="Fri, 01 Jan 2100 00:00:00 GMT")[::2] == (200, second)
+    assert ask(second, range="bytes=0-1", if_range=first.get("last-modified", first["etag"]))[::2] == (200, second)
 
 
 def test_answers_carry_the_request_id(site: Site) -> None:
