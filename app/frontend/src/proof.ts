@@ -95,8 +95,7 @@ const WHOLE = 64_000_000;
  *  Rejects with Different, Unreadable, NoUpload, or another error if the server cannot be asked now. */
 export async function compare(hasher: Hasher, file: Blob, url: string, signal: AbortSignal): Promise<Compared> {
   const answer = await fetch(`${url}/digests`, { signal, cache: "no-store" });
-  if (answer.status === 404 || answer.status === 410) throw new NoUpload();
-  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+  if (!answer.ok) throw new Error(await refused(answer));
   const { blocks, sha256 } = (await answer.json()) as Sample;
   const last = blocks.at(-1);
   const compared = { bytes: last === undefined ? 0 : last.start + last.length, sha256Known: sha256 !== null };
@@ -114,10 +113,17 @@ export async function compare(hasher: Hasher, file: Blob, url: string, signal: A
  *  Rejects with NoUpload, or another error if the server cannot be told now. */
 export async function announce(url: string, sha256: string, signal: AbortSignal): Promise<string | null> {
   const answer = await fetch(`${url}/sha256`, { method: "PUT", body: sha256, signal });
-  if (answer.status === 404 || answer.status === 410) throw new NoUpload();
   if (answer.ok) return null;
-  if (answer.status !== 409) throw new Error(`the server answered ${answer.status}`);
-  return ((await answer.json()) as { error: string }).error;
+  return refused(answer);
+}
+
+/** The server's sentence about a contradiction (409). Rejects after any other answer. */
+async function refused(answer: Response): Promise<string> {
+  const told = (await answer.json().catch(() => null)) as { error?: string } | null;
+  // A server of a release that cannot compare answers 404 too, but says nothing in JSON: another one can.
+  if (told?.error !== undefined && (answer.status === 404 || answer.status === 410)) throw new NoUpload();
+  if (told?.error !== undefined && answer.status === 409) return told.error;
+  throw new Error(`the server answered ${answer.status}`);
 }
 
 /** Rejects with Unreadable if the file cannot be read as it was when it was chosen. */

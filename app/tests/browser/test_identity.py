@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Playwright, expect
+from playwright.sync_api import Browser, BrowserContext, Playwright, Route, expect
 
 from longhaul.uploads.sampling import BLOCKS
 from ops.app import LocalApp
@@ -303,3 +303,25 @@ def test_an_upload_that_others_have_finished(browser: Browser, app: LocalApp, tm
     expect(person.rows_in_state(name, "Done")).to_have_count(2, timeout=PATIENCE_MS)
     assert sums(person, name) == sorted(sha256(content(seed)) for seed in (18, 19))
     context.close()
+
+
+@pytest.mark.parametrize("missing", ["digests", "static/hash.js"])
+def test_a_host_of_an_earlier_release_cannot_compare(person: Person, tmp_path: Path, missing: str) -> None:
+    """While a release rolls over the web hosts, the page may be of one release and the host that it asks of another."""
+    path = write(tmp_path / f"rolling-{missing.replace('/', '-')}.bin", content(20))
+    left = begin_and_leave(person, path)
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.fulfill(status=404, body="Not Found", content_type="text/plain")
+        else:
+            route.continue_()
+
+    person.page.context.route(f"**/{missing}", answer)
+    offsets = person.watch_offsets()
+    person.choose(path)
+    person.see_state(path.name, "Done")
+    assert len(asked) >= 2
+    assert offsets == [str(left["offset"])]

@@ -152,6 +152,14 @@ def test_log_tells_the_upload_but_not_its_key(host: Host, balancer: Balancer) ->
         200,
     )
     assert line["web"] in WEB
+    digests = balancer.ask("GET", f"{UPLOAD}/digests").headers["X-Request-ID"]
+    line = until(lambda: journal(host, digests))[0]
+    assert (line["method"], line["path"], line["upload_id"], line["status"]) == (
+        "GET",
+        "/files/-/digests",
+        "upload-1",
+        200,
+    )
     created = balancer.ask("POST", "/files/?secret-key").headers["X-Request-ID"]
     line = until(lambda: journal(host, created))[0]
     assert (line["method"], line["path"], line["upload_id"], line["status"]) == ("POST", "/files/", "upload-1", 201)
