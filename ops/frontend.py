@@ -17,7 +17,7 @@ from ops.errors import Exit, Failure
 from ops.paths import CACHE, FRONTEND
 
 DIST = FRONTEND / "dist"
-_INPUTS = ("package.json", "package-lock.json", "build.mjs", "src/*")
+_INPUTS = ("package.json", "package-lock.json", "tsconfig.json", "build.mjs", "src/*")
 
 
 def build() -> Path:
@@ -25,12 +25,14 @@ def build() -> Path:
     with _one_at_a_time():
         wanted = _fingerprint(_INPUTS)
         stamp = CACHE / "frontend.sha256"
-        if (DIST / "app.js").exists() and stamp.exists() and stamp.read_text() == wanted:
+        if stamp.exists() and stamp.read_text() == _stamp(wanted):
             return DIST
+        # First: a build that dies has written some of `dist`, and the old stamp fits sources that come back.
+        stamp.unlink(missing_ok=True)
         install()
         console.print("building the frontend")
-        _run([_node(), "build.mjs"], "the frontend could not be bundled; the bundler's reason is above")
-        stamp.write_text(wanted)
+        _run([node(), "build.mjs"], "the frontend could not be bundled; the bundler's reason is above")
+        stamp.write_text(_stamp(wanted))
     return DIST
 
 
@@ -38,7 +40,7 @@ def check_types() -> None:
     """Let TypeScript check the sources. Raises Failure."""
     with _one_at_a_time():
         install()
-    _run([_node(), "node_modules/typescript/bin/tsc", "--noEmit"], "the frontend has type errors")
+    _run([node(), "node_modules/typescript/bin/tsc", "--noEmit"], "the frontend has type errors")
 
 
 def install() -> None:
@@ -47,10 +49,12 @@ def install() -> None:
     stamp = FRONTEND / "node_modules" / ".longhaul-lock.sha256"
     if stamp.exists() and stamp.read_text() == wanted:
         return
+    # First: npm removes the old packages in any order, and the stamp need not be the first to go.
+    stamp.unlink(missing_ok=True)
     console.print("installing the frontend's packages from npm")
     # No package needs a script of its own to work, so none gets to run one.
     _run(
-        [_node(), _npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        [node(), _npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
         "npm could not install the frontend's packages; its reason is above (is the registry reachable?)",
     )
     stamp.write_text(wanted)
@@ -66,8 +70,13 @@ def update() -> None:
         for kind, option in (("dependencies", "--save-prod"), ("devDependencies", "--save-dev")):
             newest = [f"{name}@latest" for name in asked.get(kind, {})]
             if newest:
-                command = [_node(), _npm(), "install", option, *plain, *newest]
+                command = [node(), _npm(), "install", option, *plain, *newest]
                 _run(command, "npm could not update the lock; its reason is above (is the registry reachable?)")
+
+
+def _stamp(inputs: str) -> str:
+    """What a build of these inputs writes down. With what is in `dist`, for a build by hand changes that alone."""
+    return f"{inputs} {_fingerprint(('dist/*',))}"
 
 
 def _fingerprint(patterns: tuple[str, ...]) -> str:
@@ -80,12 +89,13 @@ def _fingerprint(patterns: tuple[str, ...]) -> str:
 
 
 def _run(command: list[str], failure: str) -> None:
-    environment = os.environ | {"PATH": f"{Path(_node()).parent}:{os.environ.get('PATH', os.defpath)}"}
+    environment = os.environ | {"PATH": f"{Path(node()).parent}:{os.environ.get('PATH', os.defpath)}"}
     if subprocess.run(command, cwd=FRONTEND, env=environment, check=False).returncode != 0:
         raise Failure(failure, hint="mend it and run ./inv app.frontend", code=Exit.FAILED)
 
 
-def _node() -> str:
+def node() -> str:
+    """Path of the Node that the requirements bring. Raises Failure."""
     return str(_wheel() / "bin" / "node")
 
 

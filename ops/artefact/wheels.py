@@ -55,11 +55,12 @@ def application(target: Path, seconds: int) -> None:
 
 
 def dependencies(cache: Path) -> list[Path]:
-    """The wheels of app/requirements.txt for the hosts, downloaded once for each lock.
+    """The wheels of app/requirements.txt for the hosts, downloaded once for each lock and kind of host.
 
     Raises Failure if one cannot be downloaded, or has a hash that is not in the lock.
     """
-    kept = cache / hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    wanted, options = "".join(for_hosts(LOCK.read_text())), _options()
+    kept = cache / hashlib.sha256("\0".join([wanted, *options]).encode()).hexdigest()
     if _is_whole(kept):
         return _wheels(kept)
     console.print("downloading the application's wheels")
@@ -67,17 +68,11 @@ def dependencies(cache: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(dir=cache, prefix=".wheels-") as name:
         temporary = Path(name) / "wheels"
         temporary.mkdir()
-        wanted = Path(name) / "requirements.txt"
-        wanted.write_text("".join(for_hosts(LOCK.read_text())))
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        command += ["--require-hashes", "--no-deps", "--only-binary=:all:"]
-        command += ["--python-version", HOST_PYTHON, "--implementation", "cp"]
-        for abi in (f"cp{HOST_PYTHON.replace('.', '')}", "abi3", "none"):
-            command += ["--abi", abi]
-        for platform in HOST_PLATFORMS:
-            command += ["--platform", platform]
+        requirements = Path(name) / "requirements.txt"
+        requirements.write_text(wanted)
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *options]
         _run(
-            [*command, "--requirement", str(wanted), "--dest", str(temporary)],
+            [*command, "--requirement", str(requirements), "--dest", str(temporary)],
             "The application's wheels could not be downloaded; pip's reason is above.",
             "Is the package registry reachable? Nothing was kept; run this again.",
         )
@@ -85,6 +80,17 @@ def dependencies(cache: Path) -> list[Path]:
         shutil.rmtree(kept, ignore_errors=True)
         temporary.rename(kept)
     return _wheels(kept)
+
+
+def _options() -> list[str]:
+    """pip's, which decide what wheels it takes: those of the hosts."""
+    options = ["--require-hashes", "--no-deps", "--only-binary=:all:"]
+    options += ["--python-version", HOST_PYTHON, "--implementation", "cp"]
+    for abi in (f"cp{HOST_PYTHON.replace('.', '')}", "abi3", "none"):
+        options += ["--abi", abi]
+    for platform in HOST_PLATFORMS:
+        options += ["--platform", platform]
+    return options
 
 
 def for_hosts(lock: str) -> Iterator[str]:

@@ -28,12 +28,20 @@ PACKAGES = (
     "kmod", "less", "libpam-systemd", "logrotate", "lsb-release", "netbase", "nftables", "openssh-server", "procps",
     "python3", "python3-apt", "sudo", "systemd", "systemd-sysv", "tzdata",
 )  # fmt: skip
+_OPTIONS = (
+    "--variant=minbase", "--mode=root", "--format=directory",
+    "--components=main",
+    "--dpkgopt=force-unsafe-io",
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+)  # fmt: skip
 _RECIPE = Path(__file__).with_name("recipe.sh")
 
 
 def checksum() -> str:
     """Names the image that this recipe makes on this kind of processor."""
-    parts = [SUITE, os.uname().machine, *PACKAGES, _RECIPE.read_text()]
+    # Whatever the mirror is called, it has the same packages; which of its suites are taken makes a difference.
+    suites = Mirror("main", "security").one_line_sources(SUITE)
+    parts = [os.uname().machine, suites, *_OPTIONS, *PACKAGES, _RECIPE.read_text()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -62,6 +70,8 @@ def build(mirror: Mirror) -> Path:
         try:
             root = scratch / "root"
             _bootstrap(root, mirror, lock)
+            # An image is whole if it is there, so all of it is on the disk before it has its name.
+            os.sync()
             root.rename(path())
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -71,11 +81,8 @@ def build(mirror: Mirror) -> Path:
 def _bootstrap(root: Path, mirror: Mirror, lock: int) -> None:
     done = subprocess.run(
         [
-            "mmdebstrap", "--variant=minbase", "--mode=root", "--format=directory", "--quiet",
+            "mmdebstrap", *_OPTIONS, "--quiet",
             f"--include={','.join(PACKAGES)}",
-            "--components=main",
-            "--dpkgopt=force-unsafe-io",
-            "--dpkgopt=path-exclude=/usr/share/man/*",
             f"--customize-hook=sh {_RECIPE} \"$1\"",
             SUITE, str(root), "-",
         ],

@@ -246,6 +246,27 @@ def test_a_wheel_that_was_altered_in_the_cache_is_not_taken(lock: Path, tmp_path
     assert wheels.dependencies(tmp_path / "cache") == [wheel]
 
 
+@pytest.mark.parametrize(("name", "value"), [("HOST_PYTHON", "3.14"), ("HOST_PLATFORMS", ["manylinux_2_28_aarch64"])])
+def test_wheels_for_other_hosts_are_downloaded_again(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    """The lock allows the wheels of all hosts, so it cannot tell that those in the cache are another host's."""
+    commands: list[list[str]] = []
+
+    def download(command: list[str], failure: str, hint: str) -> None:
+        commands.append(command)
+        (Path(command[-1]) / "one-1-py3-none-any.whl").write_bytes(b"one")
+
+    lock.write_text(f"one==1 --hash=sha256:{hashlib.sha256(b'one').hexdigest()}\n")
+    monkeypatch.setattr(wheels, "_run", download)
+    for _ in range(2):
+        wheels.dependencies(tmp_path / "cache")
+    assert len(commands) == 1
+    monkeypatch.setattr(wheels, name, value)
+    wheels.dependencies(tmp_path / "cache")
+    assert len(commands) == 2
+
+
 def test_a_download_that_fails_stops_with_the_reason_and_keeps_nothing(
     lock: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -164,6 +165,22 @@ def test_changed_lock_is_installed(sandbox: Sandbox) -> None:
     lines = len(sandbox.log.read_text().splitlines())
     sandbox.run()
     assert len(sandbox.log.read_text().splitlines()) == lines
+
+
+def test_an_update_that_was_killed_is_not_taken_for_the_lock_before(sandbox: Sandbox) -> None:
+    """The killed uv has replaced some of the packages when the old lock comes back."""
+    sandbox.python(sandbox.bin / "python3.13", "3.13")
+    sandbox.run()
+    lock, uv = sandbox.root / "requirements.txt", sandbox.root / ".venv" / "bin" / "uv"
+    uv.write_text("#!/bin/sh\nkill -9 $PPID\n")
+    uv.chmod(0o755)
+    before = lock.read_text()
+    lock.write_text("one==2\n")
+    assert sandbox.run().returncode == -signal.SIGKILL
+    lock.write_text(before)
+    uv.write_text(f'#!/bin/sh\necho "uv $*" >>"{sandbox.log}"\n')
+    assert sandbox.run().returncode == 0
+    assert "uv pip sync" in sandbox.log.read_text()
 
 
 def test_works_from_another_directory(sandbox: Sandbox, tmp_path: Path) -> None:
