@@ -135,6 +135,7 @@ class Repository:
             self._gpg(
                 "--passphrase", "", "--quick-generate-key", self._settings["key_name"], "ed25519", "sign", "never"
             )
+            _say("made the key")
 
     def key(self) -> str:
         """The public half of the key that signs, armoured."""
