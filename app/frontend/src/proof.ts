@@ -79,6 +79,8 @@ export interface Compared {
   bytes: number;
   /** The server knows what the whole file must be, and will compare that itself. */
   sha256Known: boolean;
+  /** The whole file was compared with that. */
+  whole: boolean;
 }
 
 interface Sample {
@@ -98,14 +100,14 @@ export async function compare(hasher: Hasher, file: Blob, url: string, signal: A
   if (!answer.ok) throw new Error(await refused(answer));
   const { blocks, sha256 } = (await answer.json()) as Sample;
   const last = blocks.at(-1);
-  const compared = { bytes: last === undefined ? 0 : last.start + last.length, sha256Known: sha256 !== null };
-  if (sha256 !== null && file.size <= WHOLE) {
+  const whole = sha256 !== null && file.size <= WHOLE;
+  if (whole) {
     if ((await hasher.whole(file, signal)) !== sha256) throw new Different();
   } else {
     const digests = await hasher.ranges(file, blocks, signal);
     if (!blocks.every((block, number) => block.sha256 === digests[number])) throw new Different();
   }
-  return compared;
+  return { bytes: last === undefined ? 0 : last.start + last.length, sha256Known: sha256 !== null, whole };
 }
 
 /** Tells the server what the whole file is: null if that agrees with all it knows, else its sentence about it.

@@ -55,6 +55,9 @@ const CHANGED =
   "This file was changed while it was sent, so what arrived may be a mixture: delete this upload, then send the file" +
   " again.";
 
+/** A comparison this long ago, in milliseconds, was just made: what begins an upload need not be compared twice. */
+const FRESH_MS = 10_000;
+
 /** A file in this window's list. */
 interface Item {
   file: globalThis.File;
@@ -64,8 +67,9 @@ interface Item {
   shownAs: string | null;
   /** The upload that it goes on with, as tus-js-client remembers it. */
   previous: PreviousUpload | null;
-  /** So many of the server's bytes were compared just now, and need not be once more. */
+  /** So many of the server's bytes were compared at that time. */
   compared: number;
+  comparedAt: number;
   /** What ends the sending, whatever tus-js-client makes of it. */
   stop: Different | Unreadable | null;
   /** Ends what is under way for it beside Uppy. */
@@ -180,6 +184,7 @@ export class Sender {
       shownAs: null,
       previous: null,
       compared: 0,
+      comparedAt: 0,
       stop: null,
       ended: new AbortController(),
       sum: "unknown",
@@ -266,14 +271,14 @@ export class Sender {
     if (item.shownAs !== null) this.listener.onUrl(key, item.shownAs);
   }
 
-  /** How the file compares with what the server has of an upload; null if that upload is no longer there. */
+  /** How the file compares with what the server has of an upload; null if there is nothing to go on with. */
   private async compared(item: Item, candidate: PreviousUpload, signal: AbortSignal): Promise<Compared | Different | null> {
     try {
       const compared = await this.inTime(signal, (limited) =>
         compare(this.hasher, item.file, pathOf(candidate.uploadUrl!), limited),
       );
-      // With nothing stored there is nothing to compare, but what the whole must be was said by another sender.
-      return compared.bytes === 0 && compared.sha256Known ? new Different() : compared;
+      // Nothing is stored that could be compared or lost, and it is said already what it must become: no use to it.
+      return compared.bytes === 0 && compared.sha256Known && !compared.whole ? null : compared;
     } catch (error) {
       if (error instanceof Different) return error;
       if (!(error instanceof NoUpload)) throw error;
@@ -298,6 +303,7 @@ export class Sender {
 
   private learned(item: Item, compared: Compared): void {
     item.compared = compared.bytes;
+    item.comparedAt = performance.now();
     if (compared.sha256Known) item.sum = "settled";
   }
 
@@ -363,9 +369,9 @@ export class Sender {
 
   /** The file is compared with what the server has, each time that it is gone on with. */
   private async beforeGoingOn(key: string, item: Item, offset: number, signal: AbortSignal): Promise<void> {
-    const known = item.compared;
+    const fresh = offset <= item.compared && performance.now() - item.comparedAt < FRESH_MS;
     item.compared = 0;
-    if (offset <= known) return;
+    if (fresh) return;
     this.set(key, "checking", CHECKING);
     const url = pathOf(item.previous!.uploadUrl!);
     await this.stopping(
