@@ -325,3 +325,24 @@ def test_a_host_of_an_earlier_release_cannot_compare(person: Person, tmp_path: P
     person.see_state(path.name, "Done")
     assert len(asked) >= 2
     assert offsets == [str(left["offset"])]
+
+
+def test_the_same_file_in_two_tabs_is_one_upload(person: Person, tmp_path: Path) -> None:
+    """Each compares whenever it takes the upload from the other, and both get on."""
+    path = write(tmp_path / "shared.bin", content(21))
+    person.line(SLOW / 2)
+    person.choose(path)
+    person.see_upload(path.name, 15)
+    other = Person(person.context, person.app)
+    other.page.goto(person.app.url)
+    other.see_live()
+    other.line(SLOW / 2)
+    other.choose(path)
+    other.see_upload(path.name, 40)
+    for tab in (person, other):
+        tab.line(-1)
+    for tab in (person, other):
+        tab.see_state(path.name, "Done")
+    assert sums(person, path.name) == [sha256(content(21))]
+    assert len([upload for upload in person.uploads() if upload["filename"] == path.name]) == 1
+    assert other.complaints == []
