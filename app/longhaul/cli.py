@@ -34,7 +34,7 @@ def _settings() -> Settings:
 
 def web(_: argparse.Namespace) -> int:
     """Serve uploads and pages until SIGTERM."""
-    from longhaul.server import serve
+    from longhaul.web.server import serve
 
     serve(_settings())
     return 0

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from starlette.routing import BaseRoute
 
-from longhaul import cli, site
-from longhaul.access import AccessTokens, Authenticator
+from longhaul import cli
 from longhaul.services import Services
+from longhaul.web import routes
+from longhaul.web.accounts import AccessTokens, Authenticator
 
 
 def no_routes(services: Services) -> Sequence[BaseRoute]:
@@ -23,8 +24,8 @@ def by_token(services: Services) -> Authenticator:
     return AccessTokens.from_settings(services.settings)
 
 
-site.routes = no_routes
-site.authenticator = by_token
+routes.pages_and_api = no_routes
+routes.authenticator = by_token
 
 if __name__ == "__main__":
     sys.exit(cli.main(["web"]))

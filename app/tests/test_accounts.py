@@ -9,12 +9,11 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from longhaul import accounts
-from longhaul.access import AccessTokens
-from longhaul.accounts import RENEW_SECONDS, SESSION_SECONDS, Accounts, Identity
-from longhaul.guard import to_login
-from longhaul.pages import local_path
 from longhaul.settings import SettingsError
+from longhaul.web import accounts
+from longhaul.web.accounts import RENEW_SECONDS, SESSION_SECONDS, AccessTokens, Accounts, Identity
+from longhaul.web.guard import to_login
+from longhaul.web.pages import local_path
 
 
 def line(name: str, token: str) -> str:

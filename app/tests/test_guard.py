@@ -8,9 +8,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from longhaul.accounts import Accounts, Identity
 from longhaul.database import DatabaseUnavailable
-from longhaul.guard import Guard, as_json, trouble_of
+from longhaul.web.accounts import Accounts, Identity
+from longhaul.web.guard import Guard, as_json, trouble_of
 
 ANN = Identity(owner="ann", mark="")
 

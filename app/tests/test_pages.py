@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 from starlette.types import Message
 
-from longhaul.feed import SHOWN
-from longhaul.site import Static
+from longhaul.web.feed import SHOWN
+from longhaul.web.routes import Static
 from tests.served import Site
 
 

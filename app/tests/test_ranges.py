@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from longhaul.api import disposition
-from longhaul.ranges import Span, Unsatisfiable, parse_range
-from longhaul.views import size_text
+from longhaul.web.api import disposition
+from longhaul.web.ranges import Span, Unsatisfiable, parse_range
+from longhaul.web.views import size_text
 
 
 @pytest.mark.parametrize(

@@ -161,8 +161,6 @@ def test_no_proxy_at_all_is_an_error_after_the_patience() -> None:
             await swift.stop_proxy(number)
         with pytest.raises(StoreError, match="storing a"):
             await put(store, "a", SMALL)
-        with pytest.raises(StoreError):
-            await store.check()
 
     on_swift(test, patience=0.5)
 
@@ -170,7 +168,7 @@ def test_no_proxy_at_all_is_an_error_after_the_patience() -> None:
 def test_a_wrong_key_says_so() -> None:
     async def test(_: FakeSwift, store: SwiftStore) -> None:
         with pytest.raises(StoreError, match="its key is wrong"):
-            await store.check()
+            await put(store, "a", SMALL)
 
     on_swift(test, patience=0, key="guessed")
 
@@ -201,7 +199,6 @@ def test_damage_of_all_copies_is_never_delivered() -> None:
 
 def test_missing_objects() -> None:
     async def test(_: FakeSwift, store: SwiftStore) -> None:
-        await store.check()
         with pytest.raises(ObjectMissing):
             await read(store, "nothing", b"x")
         await store.delete("nothing")

@@ -166,9 +166,6 @@ class SteppedStore:
         await self._server.gate("delete")
         await self._server.busy(self._store.delete(name))
 
-    async def check(self) -> None:
-        await self._store.check()
-
     async def close(self) -> None:
         await self._store.close()
 

@@ -55,7 +55,7 @@ def broken_migration(_nothing: str) -> str:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (in_wheel("longhaul/server.py", break_web), "web1 did not work with release"),
+        (in_wheel("longhaul/web/server.py", break_web), "web1 did not work with release"),
         (in_wheel("longhaul/migrations/versions/9999_fails.py", broken_migration), "revision 9999 failed and changed"),
     ],
     ids=["the web service does not start", "a migration fails"],
@@ -74,7 +74,7 @@ def test_a_release_that_does_not_work_goes_back(
 def test_a_release_that_answers_users_with_errors_goes_back(site: Site, current: release.Release) -> None:
     """Its proof is good; what the load balancers count in the seconds after it is not."""
     before, version = site.versions()["web1"], name_of(current)
-    with altered(current, version, in_wheel("longhaul/site.py", failing_page)), Poller(site, "/") as poller:
+    with altered(current, version, in_wheel("longhaul/web/routes.py", failing_page)), Poller(site, "/") as poller:
         said = failed(*DEPLOY, f"--release={version}")
     assert "requests ended in errors" in said, said[-10000:]
     assert "switch web2" not in said

@@ -103,7 +103,7 @@ def break_uploads_on_web2(text: str) -> str:
 
 def test_a_release_that_does_not_work_goes_back_everywhere(site: Site, current: release.Release, users: Load) -> None:
     before, version = site.versions()["web1"], name_of(current)
-    with altered(current, version, in_wheel("longhaul/tus.py", break_uploads_on_web2)):
+    with altered(current, version, in_wheel("longhaul/web/tus.py", break_uploads_on_web2)):
         said = failed(*DEPLOY, f"--release={version}")
     assert users.running, "the users were through before the hosts had returned"
     assert "web2 did not work with release" in said, said[-10000:]

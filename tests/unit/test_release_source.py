@@ -14,7 +14,7 @@ from ops.errors import Exit, Failure
 from ops.release import source
 
 FILES = {
-    "app/longhaul/server.py": "one\n",
+    "app/longhaul/web/server.py": "one\n",
     "ops/artefact/__main__.py": "make\n",
     "ops/frontend.py": "bundle\n",
     "requirements.txt": "zstandard==1\n",
@@ -91,13 +91,13 @@ def test_anything_else_makes_none(repository: Repository) -> None:
 
 def test_a_ref_is_built_as_it_was_committed_whatever_the_work_tree_has(repository: Repository, tmp_path: Path) -> None:
     repository.git("tag", "v1")
-    repository.commit(**{"app/longhaul/server.py": "two\n"})
-    repository.write(**{"app/longhaul/server.py": "three\n", "app/longhaul/new.py": "new\n"})
+    repository.commit(**{"app/longhaul/web/server.py": "two\n"})
+    repository.write(**{"app/longhaul/web/server.py": "three\n", "app/longhaul/new.py": "new\n"})
     for ref in ("v1", repository.first[:10], "HEAD~1"):
         chosen = source.of_ref(ref)
         assert (chosen.commit, chosen.asked, chosen.asked_commit) == (repository.first, ref, repository.first)
     source.of_ref("v1").export(tmp_path / "tree")
-    assert (tmp_path / "tree/app/longhaul/server.py").read_text() == "one\n"
+    assert (tmp_path / "tree/app/longhaul/web/server.py").read_text() == "one\n"
     assert not (tmp_path / "tree/app/longhaul/new.py").exists()
 
 
@@ -119,7 +119,7 @@ def test_an_unknown_ref_stops_with_the_reason(repository: Repository, ref: str) 
     assert "git fetch" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["app/longhaul/server.py", "app/longhaul/new.py", "README.md"])
+@pytest.mark.parametrize("name", ["app/longhaul/web/server.py", "app/longhaul/new.py", "README.md"])
 def test_a_dirty_tree_stops_with_the_reason(repository: Repository, name: str) -> None:
     repository.write(**{name: "changed\n"})
     with pytest.raises(Failure, match=name) as caught:
@@ -133,12 +133,12 @@ def test_the_lab_may_have_what_is_not_committed(repository: Repository, tmp_path
     assert plain == clean()
     repository.write(**{"README.md": "changed\n"})
     assert source.of_work_tree(dirty_allowed=True) == plain, "nothing of a release is in the README"
-    repository.write(**{"app/longhaul/server.py": "two\n", "app/longhaul/new.py": "new\n", "dist/x": "ignored\n"})
+    repository.write(**{"app/longhaul/web/server.py": "two\n", "app/longhaul/new.py": "new\n", "dist/x": "ignored\n"})
     first = source.of_work_tree(dirty_allowed=True)
     assert first.dirty
     assert first.version.startswith(f"{plain.version}-dirty-")
     first.export(tmp_path / "tree")
-    assert (tmp_path / "tree/app/longhaul/server.py").read_text() == "two\n"
+    assert (tmp_path / "tree/app/longhaul/web/server.py").read_text() == "two\n"
     assert (tmp_path / "tree/app/longhaul/new.py").exists()
     assert not (tmp_path / "tree/dist").exists()
     repository.write(**{"app/longhaul/new.py": "newer\n"})

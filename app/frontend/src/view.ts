@@ -1,4 +1,4 @@
-/** One upload as `GET /api/events` tells it; made by `longhaul/views.py`, which documents each field. */
+/** One upload as `GET /api/events` tells it; made by `longhaul/web/views.py`, which documents each field. */
 export interface View {
   id: string;
   state: string;

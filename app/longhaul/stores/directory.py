@@ -56,11 +56,6 @@ class DirectoryStore:
         """See Store."""
         await self.run(self._path(name).unlink, True)
 
-    async def check(self) -> None:
-        """See Store."""
-        if not await self.run(os.access, self.root, os.W_OK):
-            raise StoreError(f"{self.root} does not exist or cannot be written")
-
     async def close(self) -> None:
         """See Store."""
         self._threads.shutdown(wait=False)

@@ -58,8 +58,5 @@ class Store(Protocol):
     async def delete(self, name: str) -> None:
         """Remove an object; one that is not there is no error. Raises StoreError."""
 
-    async def check(self) -> None:
-        """Raise StoreError if the store cannot be reached now."""
-
     async def close(self) -> None:
         """Let go of connections."""

@@ -124,16 +124,6 @@ class SwiftStore:
 
         await self.attempt(f"deleting {name}", remove)
 
-    async def check(self) -> None:
-        """See Store."""
-
-        async def look(target: _Target) -> None:
-            async with self.session.head(target.container, headers=target.headers) as response:
-                if response.status not in (200, 204, 404):
-                    await _refuse(response, "the container")
-
-        await self.attempt("looking at the container", look, patience=0)
-
     async def close(self) -> None:
         """See Store."""
         if self._session is not None:

@@ -22,15 +22,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from longhaul import logs
-from longhaul.accounts import Identity
-from longhaul.feed import SHOWN, Feed
-from longhaul.guard import Trouble
 from longhaul.processing.attempts import Attempts, Maker, Result
-from longhaul.ranges import Span, Unsatisfiable, parse_range
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
 from longhaul.uploads.model import MISMATCH, NotFound, State, Upload
 from longhaul.uploads.pieces import read_content
+from longhaul.web.accounts import Identity
+from longhaul.web.feed import SHOWN, Feed
+from longhaul.web.guard import Trouble
+from longhaul.web.ranges import Span, Unsatisfiable, parse_range
 
 log = logs.get(__name__)
 

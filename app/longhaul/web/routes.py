@@ -15,14 +15,13 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from longhaul.access import Authenticator
-from longhaul.accounts import Accounts
-from longhaul.api import Api
-from longhaul.feed import Feed
-from longhaul.guard import HEADERS, Guard
-from longhaul.pages import Pages
 from longhaul.services import Services
 from longhaul.settings import SettingsError
+from longhaul.web.accounts import Accounts, Authenticator
+from longhaul.web.api import Api
+from longhaul.web.feed import Feed
+from longhaul.web.guard import HEADERS, Guard
+from longhaul.web.pages import Pages
 
 
 def authenticator(services: Services) -> Authenticator:
@@ -30,7 +29,7 @@ def authenticator(services: Services) -> Authenticator:
     return Accounts.from_settings(services.settings)
 
 
-def routes(services: Services) -> Sequence[BaseRoute]:
+def pages_and_api(services: Services) -> Sequence[BaseRoute]:
     """Routes of pages and API. Raises SettingsError."""
     accounts = Accounts.from_settings(services.settings)
     feed = Feed(services)
@@ -84,7 +83,7 @@ class Static(StaticFiles):
 def frontend() -> Path:
     """Folder of the built frontend: beside the release's environment, or in the source tree. Raises SettingsError."""
     released = Path(sys.prefix).parent / "frontend"
-    built = Path(__file__).parents[1] / "frontend" / "dist"
+    built = Path(__file__).parents[2] / "frontend" / "dist"
     for folder in (released, built):
         if (folder / "app.js").is_file():
             return folder

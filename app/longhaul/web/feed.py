@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from longhaul import logs
 from longhaul.services import Services
 from longhaul.uploads.model import State, Upload
-from longhaul.views import view
+from longhaul.web.views import view
 
 log = logs.get(__name__)
 

@@ -1,24 +1,27 @@
 """Who is asking: bearer tokens for programs, a signed cookie for browsers.
 
-The name of an access token (see `access.py`) is the owner of what is uploaded with it. A browser changes its token for
+The name of an access token is the owner of what is uploaded with it. A browser changes its token for
 a cookie once (`/login`); the cookie says which token it stands for, so that taking the token off the list ends its
 sessions too.
 
-Tokens are long and random: guessing one is hopeless.
+Tokens are long and random: guessing one is hopeless. An upload URL carries a key of its own, so requests on it need
+nothing from here and outlive a change of tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
+import re
 import time
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from longhaul.access import AccessTokens
 from longhaul.settings import Settings, SettingsError
 
 # A 3 GB upload on a 5 KB/s line takes a week; nobody should have to sign in again during it.
@@ -28,6 +31,53 @@ RENEW_SECONDS = 86400
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Characters of the token's hash in the cookie: enough to tell tokens apart, useless for anything else.
 _MARK_LENGTH = 16
+
+
+class Authenticator(Protocol):
+    """Recognises the user of a request."""
+
+    def authenticate(self, connection: HTTPConnection) -> str | None:
+        """Name of the user, or None."""
+
+
+class AccessTokens:
+    """Bearer tokens from the credential `access-tokens`: lines `name:sha256-of-the-token-in-hexadecimal`."""
+
+    def __init__(self, text: str) -> None:
+        """Raises SettingsError for a malformed line (blank ones and ones beginning with # are skipped)."""
+        self._digests: list[tuple[str, bytes]] = []
+        for number, line in enumerate(text.splitlines(), start=1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            match = re.fullmatch(r"([A-Za-z0-9._@-]+):([0-9a-f]{64})", line.strip())
+            if match is None:
+                raise SettingsError(
+                    f"credential access-tokens, line {number}: expected name:sha256hex-of-token, one per line"
+                )
+            self._digests.append((match[1], bytes.fromhex(match[2])))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> AccessTokens:
+        """From the credential. Raises SettingsError if it is missing or malformed."""
+        return cls(settings.required_credential("access-tokens"))
+
+    def owner_of(self, token: str) -> str | None:
+        """Name that belongs to a token, or None. Takes the same time whichever line matches."""
+        digest = hashlib.sha256(token.encode()).digest()
+        found: str | None = None
+        for name, known in self._digests:
+            if hmac.compare_digest(digest, known):
+                found = name
+        return found
+
+    def digests(self) -> dict[str, str]:
+        """Hexadecimal SHA-256 of each token -> the name that belongs to it."""
+        return {digest.hex(): name for name, digest in self._digests}
+
+    def authenticate(self, connection: HTTPConnection) -> str | None:
+        """Name of the bearer of the request's token, or None."""
+        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+        return self.owner_of(token.strip()) if scheme.lower() == "bearer" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +139,7 @@ class Accounts:
         return self._read_cookie(cookie) if cookie else None
 
     def authenticate(self, connection: HTTPConnection) -> str | None:
-        """The owner on whose behalf this request may act, or None (see `access.Authenticator`).
+        """The owner on whose behalf this request may act, or None (see `Authenticator`).
 
         None too for a request that changes something, carries the cookie, and comes from another site's page.
         """

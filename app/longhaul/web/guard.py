@@ -15,10 +15,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from longhaul import logs
-from longhaul.accounts import SAFE_METHODS, Accounts, Identity
 from longhaul.database import DatabaseUnavailable
 from longhaul.stores.interface import Corrupt, StoreError
 from longhaul.uploads.model import Gone, NotFound
+from longhaul.web.accounts import SAFE_METHODS, Accounts, Identity
 
 log = logs.get(__name__)
 

@@ -11,15 +11,15 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from longhaul import __version__, logs
-from longhaul.accounts import Accounts, Identity
-from longhaul.api import own, process_again
-from longhaul.feed import SHOWN
-from longhaul.guard import Trouble
 from longhaul.processing.attempts import Attempts, Result
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
 from longhaul.uploads.model import Upload
-from longhaul.views import size_text, time_text, view
+from longhaul.web.accounts import Accounts, Identity
+from longhaul.web.api import own, process_again
+from longhaul.web.feed import SHOWN
+from longhaul.web.guard import Trouble
+from longhaul.web.views import size_text, time_text, view
 
 log = logs.get(__name__)
 
@@ -37,7 +37,7 @@ class Pages:
         self._accounts = accounts
         self._attempts = Attempts(services.database, worker=services.settings.server)
         self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("longhaul"),
+            loader=jinja2.PackageLoader("longhaul.web"),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,

@@ -31,13 +31,13 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 
 from longhaul import logs
-from longhaul.access import Authenticator
 from longhaul.database import DatabaseUnavailable
 from longhaul.services import Services
 from longhaul.uploads import takeover
 from longhaul.uploads.checksum import ALGORITHMS, Checksum
 from longhaul.uploads.model import Gone, NotFound, Upload, WrongOffset, sha256_from
 from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Receiver, Result, Source
+from longhaul.web.accounts import Authenticator
 
 log = logs.get(__name__)
 

@@ -12,7 +12,7 @@ import re
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,10 +26,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from longhaul import logs, site, tus
-from longhaul.proof import Proof
+from longhaul import logs
 from longhaul.services import Services
 from longhaul.settings import Settings, SettingsError
+from longhaul.web import routes, tus
+from longhaul.web.proof import Proof
 
 log = logs.get(__name__)
 
@@ -157,37 +158,32 @@ def _request_id(given: str) -> str:
 
 def create_app(services: Services) -> Starlette:
     """The whole web application. Raises SettingsError."""
-    uploads = tus.Tus(services, site.authenticator(services))
+    uploads = tus.Tus(services, routes.authenticator(services))
     proof = Proof(services)
-    routes: list[BaseRoute] = [
+    served: list[BaseRoute] = [
         Route("/healthz", Health(services).answer),
         Route("/files", uploads),
         Route("/files/", uploads),
         Route("/files/{key}/{id}", uploads),
         Route("/files/{key}/{id}/digests", proof.digests),
         Route("/files/{key}/{id}/sha256", proof.sha256, methods=["PUT"]),
-        *site.routes(services),
+        *routes.pages_and_api(services),
     ]
-    background: Callable[[Services], Sequence[Callable[[], Awaitable[None]]]] = getattr(
-        site, "background", lambda _: ()
-    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        loops = [services.receivers.watch, *background(services)]
-        tasks = [asyncio.ensure_future(loop()) for loop in loops]
+        watching = asyncio.create_task(services.receivers.watch())
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
             # A COMMIT that hangs is left to itself: its client was told nothing.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSING_SECONDS):
                     await services.close()
 
-    app = Starlette(routes=routes, lifespan=lifespan)
+    app = Starlette(routes=served, lifespan=lifespan)
     app.router.redirect_slashes = False
     app.add_middleware(RequestLog)
     return app

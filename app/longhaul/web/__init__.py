@@ -1,0 +1,1 @@
+"""Everything that speaks HTTP: the upload protocol, the pages, the API and the process that serves them."""
