@@ -21,11 +21,31 @@ export class Hasher {
   private worker: Worker | null = null;
   private orders = 0;
   private readonly waiting = new Map<number, { resolve(digests: string[]): void; reject(error: Error): void }>();
+  /** One file at a time is read as a whole: several at once would only wait for each other. */
+  private turn: Promise<unknown> = Promise.resolve();
+  private readonly sums = new WeakMap<Blob, string>();
 
   /** SHA-256 of the whole file in hexadecimal. Rejects with Unreadable, or another error if it cannot be computed now. */
   async whole(file: Blob, signal: AbortSignal): Promise<string> {
     const [digest] = await this.ask(file, null, signal);
     return digest!;
+  }
+
+  /** The same, after all others that were asked for in this way; known once it was computed. */
+  wholeInTurn(file: Blob, signal: AbortSignal): Promise<string> {
+    const computed = this.turn.then(async () => {
+      signal.throwIfAborted();
+      const sum = this.sums.get(file) ?? (await this.whole(file, signal));
+      this.sums.set(file, sum);
+      return sum;
+    });
+    this.turn = computed.catch(() => undefined);
+    return computed;
+  }
+
+  /** The file may have become another one: what was computed of it counts no longer. */
+  forget(file: Blob): void {
+    this.sums.delete(file);
   }
 
   /** The same for each range. */
@@ -77,19 +97,21 @@ function readingError(name: string): Error {
 export interface Compared {
   /** The file begins with these bytes of the server's, as far as the sample tells. */
   bytes: number;
-  /** The server knows what the whole file must be, and will compare that itself. */
+  /** The server knows what the whole file must be. */
   sha256Known: boolean;
   /** The whole file was compared with that. */
   whole: boolean;
+  /** The server has as many bytes as the file. */
+  complete: boolean;
 }
 
 interface Sample {
-  /** What the whole file must be, if its sender has said it. */
+  /** What the whole file must be, or is, if that is known. */
   sha256: string | null;
   blocks: (Range & { sha256: string })[];
 }
 
-/** A file of up to so many bytes is read as a whole, if that proves more: as much as a sample is at most. */
+/** A file of up to so many bytes is read as a whole if that proves more: as much as a sample is at most. */
 const WHOLE = 64_000_000;
 
 /** Compares the file with a sample, chosen by the server, of what it has of the upload at `url`.
@@ -100,14 +122,16 @@ export async function compare(hasher: Hasher, file: Blob, url: string, signal: A
   if (!answer.ok) throw new Error(await refused(answer));
   const { blocks, sha256 } = (await answer.json()) as Sample;
   const last = blocks.at(-1);
-  const whole = sha256 !== null && file.size <= WHOLE;
+  const bytes = last === undefined ? 0 : last.start + last.length;
+  const complete = bytes === file.size;
+  const whole = sha256 !== null && (file.size <= WHOLE || complete);
   if (whole) {
     if ((await hasher.whole(file, signal)) !== sha256) throw new Different();
   } else {
     const digests = await hasher.ranges(file, blocks, signal);
     if (!blocks.every((block, number) => block.sha256 === digests[number])) throw new Different();
   }
-  return { bytes: last === undefined ? 0 : last.start + last.length, sha256Known: sha256 !== null, whole };
+  return { bytes, sha256Known: sha256 !== null, whole, complete };
 }
 
 /** Tells the server what the whole file is: null if that agrees with all it knows, else its sentence about it.
@@ -122,10 +146,12 @@ export async function announce(url: string, sha256: string, signal: AbortSignal)
 /** The server's sentence about a contradiction (409). Rejects after any other answer. */
 async function refused(answer: Response): Promise<string> {
   const told = (await answer.json().catch(() => null)) as { error?: string } | null;
-  // A server of a release that cannot compare answers 404 too, but says nothing in JSON: another one can.
+  // A server of a release that cannot compare answers 404 too, but says nothing in JSON: while a release rolls over the
+  // web hosts, another one can.
   if (told?.error !== undefined && (answer.status === 404 || answer.status === 410)) throw new NoUpload();
   if (told?.error !== undefined && answer.status === 409) return told.error;
-  throw new Error(`the server answered ${answer.status}`);
+  const advice = answer.status === 404 ? "; reload the page if this lasts" : "";
+  throw new Error(`the server answered ${answer.status}${advice}`);
 }
 
 /** Rejects with Unreadable if the file cannot be read as it was when it was chosen. */

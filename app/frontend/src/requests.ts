@@ -49,6 +49,7 @@ function checked(inner: HttpRequest, checks: Checks): HttpRequest {
     // As the request itself, which never answers once it was aborted: tus-js-client may have begun another by then.
     send: (body) =>
       new Promise((resolve, reject) => {
+        if (aborted.signal.aborted) return;
         exchange(body).then(
           (response) => aborted.signal.aborted || resolve(response),
           (error) => aborted.signal.aborted || reject(error as Error),

@@ -17,7 +17,7 @@ function actions(view: View | null, sending: Sending | null): Action[] {
       case "paused":
         return ["resume", "cancel"];
       case "comparing":
-        return [];
+        return ["dismiss"];
       case "failed":
         return ["again", "dismiss"];
     }

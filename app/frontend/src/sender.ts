@@ -51,9 +51,11 @@ export interface SenderOptions {
   stallMs: number;
 }
 
-const CHANGED =
-  "This file was changed while it was sent, so what arrived may be a mixture: delete this upload, then send the file" +
-  " again.";
+const NOT_COMPARED = "all has arrived, but could not be compared with the file on this device, which has changed since.";
+const NOT_TOLD = "all has arrived, but the server could not be asked whether it is this file.";
+
+/** So often the server is told what the whole file is before that is left until more has arrived: some minutes. */
+const TELL_TRIES = 30;
 
 /** A comparison this long ago, in milliseconds, was just made: what begins an upload need not be compared twice. */
 const FRESH_MS = 10_000;
@@ -63,7 +65,7 @@ interface Item {
   file: globalThis.File;
   /** Whether Uppy has it; before that it is compared with what an earlier window has sent. */
   begun: boolean;
-  /** Id of the upload in whose row it is shown while the two are compared. */
+  /** Id of the upload in whose row it is shown before it has begun: while the two are compared, or after it failed. */
   shownAs: string | null;
   /** The upload that it goes on with, as tus-js-client remembers it. */
   previous: PreviousUpload | null;
@@ -74,8 +76,10 @@ interface Item {
   stop: Different | Unreadable | null;
   /** Ends what is under way for it beside Uppy. */
   ended: AbortController;
-  /** Whether the server has to be told what the whole file is before all is done. */
+  /** Whether the server was told what the whole file is, or need not be. */
   sum: "unknown" | "computing" | "settled";
+  /** All bytes are at the server. */
+  arrived: boolean;
   /** When something last happened to it. */
   moved: number;
   speed: Speed;
@@ -92,8 +96,6 @@ export class Sender {
   private readonly items = new Map<string, Item>();
   private readonly hasher = new Hasher();
   private keys = 0;
-  /** One file at a time is read as a whole: several at once would only wait for each other. */
-  private sums = Promise.resolve();
 
   constructor(
     private readonly options: SenderOptions,
@@ -121,9 +123,6 @@ export class Sender {
     this.uppy.on("upload-pause", (file, isPaused) => {
       if (file !== undefined) this.set(file.id, isPaused ? "paused" : "waiting");
     });
-    this.uppy.on("upload-retry", (file) => {
-      if (file !== undefined) this.set(file.id, "waiting");
-    });
     this.uppy.on("upload-error", (file, error, response) => {
       if (file !== undefined) this.failed(file.id, error as Error, response?.status);
     });
@@ -131,8 +130,12 @@ export class Sender {
       if (file !== undefined) this.arrived(file.id);
     });
     this.uppy.on("file-removed", (file) => {
-      this.items.get(file.id)?.ended.abort();
-      if (this.items.delete(file.id)) this.listener.onGone(file.id);
+      const item = this.items.get(file.id);
+      // A file that failed leaves Uppy's list too, but not this one.
+      if (!item?.begun) return;
+      item.ended.abort();
+      this.items.delete(file.id);
+      this.listener.onGone(file.id);
     });
     window.setInterval(() => this.reviveStalled(options.stallMs), options.stallMs / 10);
     this.uppy.on("restriction-failed", (file, error) => {
@@ -154,8 +157,9 @@ export class Sender {
 
   again(key: string): void {
     const item = this.items.get(key);
-    if (item?.begun) void this.uppy.retryUpload(key);
-    else if (item !== undefined) void this.recognise(key, item);
+    if (item?.phase !== "failed") return;
+    this.set(key, "checking", CHECKING);
+    void this.recognise(key, item);
   }
 
   /** Ends the upload for good: the server is told to delete what it has. */
@@ -163,8 +167,8 @@ export class Sender {
     this.uppy.removeFile(key);
   }
 
-  /** Takes a file that is not being sent off the list; what the server has of it stays, so that choosing it again goes
-   *  on. */
+  /** Takes a file that is not being sent (any more) off the list; what the server has of it stays, so that choosing it
+   *  again goes on. */
   dismiss(key: string): void {
     this.forget(key);
     this.listener.onGone(key);
@@ -188,6 +192,7 @@ export class Sender {
       stop: null,
       ended: new AbortController(),
       sum: "unknown",
+      arrived: false,
       moved: performance.now(),
       speed: new Speed(),
       phase: "checking",
@@ -239,8 +244,7 @@ export class Sender {
           if (compared instanceof Different) others += 1;
           // Of two files that are the same in all they have stored, only one can have it.
           else if (compared !== null && !this.isTaken(candidate)) {
-            item.previous = candidate;
-            this.learned(item, compared);
+            this.take(item, candidate, compared);
             break;
           }
         }
@@ -262,13 +266,25 @@ export class Sender {
     this.set(key, "failed", "The server could not be reached. What it has stored is kept: press Try again.");
   }
 
-  /** Shows the file in the row of that upload, if no other file is there, or in one of its own. */
+  /** Shows the file in the row of that upload, in the place of one that failed there, or in a row of its own. */
   private showAs(key: string, item: Item, id: string | null): void {
     if (item.shownAs === id) return;
     if (item.shownAs !== null) this.listener.onGone(key);
-    item.shownAs = [...this.items.values()].some((other) => other.shownAs === id) ? null : id;
+    const others = [...this.items].filter(([, other]) => other.shownAs === id && id !== null);
+    for (const [other, { phase }] of others) if (phase === "failed") this.dismiss(other);
+    item.shownAs = others.every(([, { phase }]) => phase === "failed") ? id : null;
     this.show(key);
     if (item.shownAs !== null) this.listener.onUrl(key, item.shownAs);
+  }
+
+  /** The file goes on with that upload; one that was only compared with it gives way in its row. */
+  private take(item: Item, candidate: PreviousUpload, compared: Compared): void {
+    const id = idOf(candidate.uploadUrl!);
+    for (const [key, other] of this.items) if (other !== item && other.shownAs === id) this.showAs(key, other, null);
+    item.previous = candidate;
+    item.compared = compared.bytes;
+    item.comparedAt = performance.now();
+    if (compared.whole) item.sum = "settled";
   }
 
   /** How the file compares with what the server has of an upload; null if there is nothing to go on with. */
@@ -277,8 +293,10 @@ export class Sender {
       const compared = await this.inTime(signal, (limited) =>
         compare(this.hasher, item.file, pathOf(candidate.uploadUrl!), limited),
       );
-      // Nothing is stored that could be compared or lost, and it is said already what it must become: no use to it.
-      return compared.bytes === 0 && compared.sha256Known && !compared.whole ? null : compared;
+      // It is said already what it must become, and nothing is stored that could be lost; or all was sent by others, and
+      // nothing that this window sends would prove that it was this file.
+      const useless = compared.complete || (compared.bytes === 0 && compared.sha256Known);
+      return useless && !compared.whole ? null : compared;
     } catch (error) {
       if (error instanceof Different) return error;
       if (!(error instanceof NoUpload)) throw error;
@@ -301,15 +319,10 @@ export class Sender {
     }
   }
 
-  private learned(item: Item, compared: Compared): void {
-    item.compared = compared.bytes;
-    item.comparedAt = performance.now();
-    if (compared.sha256Known) item.sum = "settled";
-  }
-
   private begin(key: string, item: Item): void {
     item.begun = true;
     item.shownAs = null;
+    item.arrived = false;
     item.phase = "waiting";
     item.hint = "";
     const { name, type } = item.file;
@@ -358,17 +371,15 @@ export class Sender {
     };
     this.uppy.setFileState(key, { tus } as Partial<File>);
     this.show(key);
-    if (item.previous !== null) {
-      // Shown as what it is from the start, and not only when its turn comes.
-      this.listener.onUrl(key, idOf(item.previous.uploadUrl!));
-      this.sumUp(key, item);
-    }
+    // Shown as what it is from the start, and not only when its turn comes.
+    if (item.previous !== null) this.listener.onUrl(key, idOf(item.previous.uploadUrl!));
   }
 
   // --- While it is sent ------------------------------------------------------------------------------------------------
 
   /** The file is compared with what the server has, each time that it is gone on with. */
   private async beforeGoingOn(key: string, item: Item, offset: number, signal: AbortSignal): Promise<void> {
+    if (item.stop !== null) throw item.stop;
     const fresh = offset <= item.compared && performance.now() - item.comparedAt < FRESH_MS;
     item.compared = 0;
     if (fresh) return;
@@ -397,6 +408,8 @@ export class Sender {
     item.speed.add(sent);
     item.sent = sent;
     item.moved = performance.now();
+    // Not before: what is gone on with shall go on at once.
+    this.sumUp(key, item);
     // A last event of a connection that was just closed must not hide that it was.
     if (item.phase !== "paused" && item.phase !== "failed") {
       item.phase = "sending";
@@ -405,17 +418,35 @@ export class Sender {
     this.show(key);
   }
 
+  /** Sending has ended without success. The file leaves Uppy, which would try it again before any other one. */
   private failed(key: string, error: Error, status: number | undefined): void {
     const item = this.items.get(key);
     if (item === undefined) return;
-    const { stop, file } = item;
-    item.stop = null;
+    const { stop, previous } = item;
+    item.ended.abort();
+    item.ended = new AbortController();
+    this.hasher.forget(item.file);
+    Object.assign(item, { begun: false, previous: null, compared: 0, stop: null, sum: "unknown" });
     if (stop instanceof Different) {
-      this.dismiss(key);
-      void this.enlist(file, ANOTHER);
+      item.sent = 0;
+      this.listener.onGone(key);
+      this.note(item, ANOTHER);
     } else {
+      item.shownAs = previous && idOf(previous.uploadUrl!);
       this.set(key, "failed", stop instanceof Unreadable ? unreadable(stop) : explain(error, status));
     }
+    window.setTimeout(() => {
+      this.uppy.removeFile(key);
+      if (stop instanceof Different && this.items.has(key)) this.begin(key, item);
+    });
+  }
+
+  /** Ends the sending for a reason that tus-js-client does not know. */
+  private halt(key: string, item: Item, reason: Different | Unreadable): void {
+    item.stop = reason;
+    const upload = this.tus().uploaders[key];
+    // Without one it has not begun to send: it stops when it asks where to go on.
+    if (upload) void upload.abort().then(() => upload.options.onError?.(reason));
   }
 
   /** A connection whose other end is gone without a word (a host without power, a changed network) never ends by itself. */
@@ -434,61 +465,58 @@ export class Sender {
 
   /** Computes the SHA-256 of the whole file and tells the server, which lets nothing else become a result. */
   private sumUp(key: string, item: Item): void {
-    if (item.sum !== "unknown") return;
+    if (item.sum !== "unknown" || item.previous === null) return;
     item.sum = "computing";
-    this.sums = this.sums.then(() => this.sumUpNow(key, item));
+    void this.tell(key, item, item.previous.uploadUrl!, item.ended.signal);
   }
 
-  private async sumUpNow(key: string, item: Item): Promise<void> {
-    const { signal } = item.ended;
-    for (const delay of retryDelays()) {
-      if (signal.aborted) return;
+  private async tell(key: string, item: Item, uploadUrl: string, signal: AbortSignal): Promise<void> {
+    let problem: string | null = NOT_TOLD;
+    let told = false;
+    for (const delay of retryDelays().slice(0, TELL_TRIES)) {
       try {
-        const sha256 = await this.hasher.whole(item.file, signal);
-        const url = pathOf(item.previous!.uploadUrl!);
-        const problem = await this.inTime(signal, (limited) => announce(url, sha256, limited));
-        this.settled(key, item, problem);
-        return;
+        const sha256 = await this.hasher.wholeInTurn(item.file, signal);
+        problem = await this.inTime(signal, (limited) => announce(pathOf(uploadUrl), sha256, limited));
+        told = true;
+        break;
       } catch (error) {
         if (signal.aborted) return;
-        if (error instanceof Unreadable || error instanceof NoUpload) {
-          this.unsummed(key, item, error);
-          return;
-        }
+        if (error instanceof Unreadable) return this.unsummed(key, item, error);
+        if (error instanceof NoUpload) break;
         await new Promise((resolve) => window.setTimeout(resolve, delay));
+        if (signal.aborted) return;
       }
     }
-    this.settled(key, item, null);
+    if (signal.aborted) return;
+    if (item.previous?.uploadUrl !== uploadUrl) {
+      // Another upload has taken its place meanwhile.
+      item.sum = "unknown";
+      this.sumUp(key, item);
+    } else if (item.arrived) {
+      this.finished(key, item, problem);
+    } else {
+      item.sum = told ? "settled" : "unknown";
+      if (told && problem !== null) this.halt(key, item, new Different());
+    }
   }
 
   /** The file could not be read as a whole. */
-  private unsummed(key: string, item: Item, error: Unreadable | NoUpload): void {
-    const changed = error instanceof Unreadable && !error.gone;
-    const upload = this.tus().uploaders[key];
-    if (changed && upload) {
-      // What is sent from here on would be of another file than what was sent before.
-      item.stop = error;
-      void upload.abort().then(() => upload.options.onError?.(error));
+  private unsummed(key: string, item: Item, error: Unreadable): void {
+    if (item.arrived) {
+      this.finished(key, item, error.gone ? null : NOT_COMPARED);
     } else {
-      this.settled(key, item, changed ? CHANGED : null);
+      item.sum = "settled";
+      // A file that was moved is sent on. Of one that was changed, what is sent from here on would be of another file.
+      if (!error.gone) this.halt(key, item, error);
     }
   }
 
-  private settled(key: string, item: Item, problem: string | null): void {
-    item.sum = "settled";
-    if (problem !== null) {
-      this.set(key, "failed", problem);
-      this.listener.onRefused(`${item.file.name}: ${problem}`);
-    } else if (item.phase === "comparing") {
-      this.finished(key, item);
-    }
-  }
-
-  /** All bytes are at the server. */
   private arrived(key: string): void {
     const item = this.items.get(key);
     if (item === undefined) return;
+    item.arrived = true;
     item.sent = item.file.size;
+    this.sumUp(key, item);
     if (item.sum === "computing") {
       this.set(key, "comparing", "All has arrived, and is compared with the file on this device.");
     } else {
@@ -496,8 +524,9 @@ export class Sender {
     }
   }
 
-  private finished(key: string, item: Item): void {
+  private finished(key: string, item: Item, problem: string | null = null): void {
     this.listener.onDone(key, item.file.name);
+    if (problem !== null) this.listener.onRefused(`${item.file.name}: ${problem}`);
     this.forget(key);
   }
 

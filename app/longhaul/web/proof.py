@@ -1,8 +1,9 @@
 """How a sender proves that its file is the one that an upload began with, and says what the whole of it is.
 
     GET  /files/{key}/{id}/digests    {"sha256": text or null, "blocks": [{"start", "length", "sha256"}, ...]}: what the
-                                      whole must be, if that was said, and SHA-256 of some ranges of what the server
-                                      has (see `uploads/sampling.py`); in bytes and hexadecimal
+                                      whole must be, if that was said, or is, if it was computed; and SHA-256 of some
+                                      ranges of what the server has (see `uploads/sampling.py`); in bytes and
+                                      hexadecimal
     PUT  /files/{key}/{id}/sha256     the body is the SHA-256 of the whole file in hexadecimal; 204, or 409 if what
                                       arrived, or what was said before, is something else
 
@@ -47,7 +48,7 @@ class Proof:
     async def _digests(self, request: Request) -> Response:
         upload, blocks = await sample(self._uploads, request.path_params["id"], request.path_params["key"])
         return JSONResponse(
-            {"sha256": upload.expected_sha256, "blocks": [asdict(block) for block in blocks]},
+            {"sha256": upload.expected_sha256 or upload.sha256, "blocks": [asdict(block) for block in blocks]},
             headers=HEADERS,
         )
 

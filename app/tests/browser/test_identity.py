@@ -232,12 +232,18 @@ def test_a_file_that_is_no_longer_what_was_chosen(person: Person, tmp_path: Path
     expect(person.row(path.name)).to_contain_text(told)
     expect(person.row(path.name)).to_contain_text("What the server has stored is kept")
     person.photograph(f"file-{what.replace(' ', '-')}")
-    person.row(path.name).get_by_role("button", name="Dismiss").click()
     assert person.offset_of(before["id"]) == before["offset"]
-    # Choosing what is there now begins anew, and what is there again goes on.
+    # What is there again goes on, whatever was pressed.
     offsets = person.watch_offsets()
-    person.choose(write(path, content(12)))
+    if what == "moved":
+        path.with_name("elsewhere").rename(path)
+        person.row(path.name).get_by_role("button", name="Try again").click()
+    else:
+        if what == "deleted":
+            person.row(path.name).get_by_role("button", name="Dismiss").click()
+        person.choose(write(path, content(12)))
     person.see_state(path.name, "Done")
+    expect(person.row(path.name)).to_have_count(1)
     assert offsets == [str(before["offset"])]
     assert sums(person, path.name) == [sha256(content(12))]
 
@@ -346,3 +352,42 @@ def test_the_same_file_in_two_tabs_is_one_upload(person: Person, tmp_path: Path)
     assert sums(person, path.name) == [sha256(content(21))]
     assert len([upload for upload in person.uploads() if upload["filename"] == path.name]) == 1
     assert other.complaints == []
+
+
+def test_another_file_that_begins_like_the_first(person: Person, tmp_path: Path) -> None:
+    """All that is stored is the same, so only the whole can tell: before the other file has been sent for nothing."""
+    size = 80_000_000
+    first = content(22, size)
+    second = first[: size // 2] + content(23, size - size // 2)
+    name = "beginning.bin"
+    person.line(SLOW)
+    person.choose(write(tmp_path / "one" / name, first))
+    person.see_upload(name, 10)
+    person.see_expected(name, sha256(first))
+    person.page.reload()
+    person.see_live()
+    person.see_offset(name, 1_000_000)
+    person.line(SLOW)
+    person.choose(write(tmp_path / "two" / name, second))
+    expect(person.row(name)).to_have_count(2, timeout=PATIENCE_MS)
+    expect(person.rows_in_state(name, "Uploading").filter(has_text=ANOTHER)).to_have_count(1, timeout=PATIENCE_MS)
+    person.line(-1)
+    person.choose(tmp_path / "one" / name)
+    expect(person.rows_in_state(name, "Done")).to_have_count(2, timeout=PATIENCE_MS)
+    assert sums(person, name) == sorted([sha256(first), sha256(second)])
+
+
+def test_one_that_failed_keeps_nobody_waiting(person: Person, tmp_path: Path) -> None:
+    """A file that cannot be read any more is not tried again before the files that are chosen next."""
+    gone = write(tmp_path / "gone.bin", content(24))
+    pause(person, gone)
+    gone.unlink()
+    resume(person, gone.name)
+    person.see_state(gone.name, "Stopped")
+    person.choose(write(tmp_path / "next.bin", content(25)))
+    person.see_state("next.bin", "Done")
+    person.see_state(gone.name, "Stopped")
+    row = person.row(gone.name)
+    row.get_by_role("button", name="Try again").click()
+    expect(row).to_contain_text("was moved or removed", timeout=PATIENCE_MS)
+    person.see_state(gone.name, "Stopped")
