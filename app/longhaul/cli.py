@@ -51,7 +51,7 @@ def worker(_: argparse.Namespace) -> int:
 
 def processor(_: argparse.Namespace) -> int:
     """Run one job for the worker at the other end of standard input; has neither settings nor secrets."""
-    from longhaul.processing.unit import main
+    from longhaul.processing.sandbox import main
 
     return main()
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 
-from longhaul.processing.attempts import Attempts, Result, result_object
+from longhaul.processing.records import Attempts, Result, result_object
 from longhaul.services import Services
 from longhaul.stores.content import store_file
 from longhaul.uploads.model import Upload

@@ -9,10 +9,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from longhaul.processing.attempts import Attempts
-from longhaul.processing.job import process
-from longhaul.processing.processor import ProcessorJob
-from longhaul.processing.upkeep import sweep_results
+from longhaul.processing.attempt import process
+from longhaul.processing.records import Attempts
+from longhaul.processing.script import ProcessorJob
+from longhaul.processing.sweep import sweep_results
 from longhaul.uploads.model import MISMATCH, Gone, Mismatch, NotFound, State, sha256_from
 from tests.conftest import NewDatabase
 from tests.support import asynchronous, make_upload

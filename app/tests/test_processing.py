@@ -19,12 +19,12 @@ import psycopg
 import pytest
 
 from longhaul.database import DatabaseUnavailable
-from longhaul.processing import job as job_module
-from longhaul.processing.attempts import INTERRUPTIONS, Attempt, Attempts, Result, result_object
-from longhaul.processing.job import UNKNOWN_TRIES, Interrupted, JobServices, NotNow, process
-from longhaul.processing.processor import OnProgress, Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob
+from longhaul.processing import attempt as attempt_module
+from longhaul.processing.attempt import UNKNOWN_TRIES, Interrupted, JobServices, NotNow, process
+from longhaul.processing.records import INTERRUPTIONS, Attempt, Attempts, Result, result_object
 from longhaul.processing.runner import SubprocessRunner
-from longhaul.processing.upkeep import sweep_results
+from longhaul.processing.script import OnProgress, Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob
+from longhaul.processing.sweep import sweep_results
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
 from longhaul.uploads.jobs import queue_for
@@ -270,8 +270,8 @@ async def test_publishing_again_after_an_unknown_commit_gives_the_same_answer(co
 
 @asynchronous
 async def test_deleting_an_upload_ends_its_run(conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_module, "REPORT_SECONDS", 0.05)
-    monkeypatch.setattr(job_module, "UNCHANGED_SECONDS", 0.05)
+    monkeypatch.setattr(attempt_module, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(attempt_module, "UNCHANGED_SECONDS", 0.05)
     async with world(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")
         begun = asyncio.Event()
@@ -291,7 +291,7 @@ async def test_deleting_an_upload_ends_its_run(conninfo: str, tmp_path: Path, mo
 async def test_progress_is_written_while_it_runs(
     conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_module, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(attempt_module, "REPORT_SECONDS", 0.05)
     async with world(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")
         go_on = asyncio.Event()
@@ -360,7 +360,7 @@ sys.exit(EXIT)
 async def test_text_of_a_processor_that_the_database_would_refuse_is_cleaned(
     conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exit_code: int, state: State
 ) -> None:
-    monkeypatch.setattr(job_module, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(attempt_module, "REPORT_SECONDS", 0.0)
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     (scripts / "inspect_file.py").write_text(UNPRINTABLE.replace("EXIT", str(exit_code)))
@@ -386,7 +386,7 @@ async def test_progress_that_cannot_be_written_ends_in_a_verdict(
     async def refused(*_: object) -> bool:
         raise psycopg.DataError("refused")
 
-    monkeypatch.setattr(job_module, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(attempt_module, "REPORT_SECONDS", 0.05)
     async with world(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")
         monkeypatch.setattr(here.attempts, "report", refused)

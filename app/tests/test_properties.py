@@ -33,7 +33,7 @@ from longhaul.uploads.core import Uploads
 from longhaul.uploads.epochs import Call
 from longhaul.uploads.jobs import TASK, Jobs
 from longhaul.uploads.model import Piece, Upload, parse_piece_name
-from longhaul.uploads.receiving import Receiver, Result
+from longhaul.uploads.receiving import Received, Receiver
 from tests.conftest import SOAK, NewDatabase
 from tests.fake_swift import KEY, USER, FakeSwift, Fault
 from tests.world import Announced, Client, Ground, Kind, Outcome, Told, World
@@ -447,7 +447,7 @@ class CountsBeforeItIsStored(Receiver):
         super().__init__(*arguments, **named)
         self.late: list[tuple[Sink, asyncio.Task[None]]] = []
 
-    async def run(self) -> Result:
+    async def run(self) -> Received:
         try:
             return await super().run()
         finally:
@@ -506,10 +506,10 @@ class _Nothing:
 class AnswersForTheBuffer(Receiver):
     """The offset told is what was received, not what was committed."""
 
-    async def run(self) -> Result:
+    async def run(self) -> Received:
         received = self._committed
         result = await super().run()
-        return Result(result.ending, max(received, self.received), result.upload)
+        return Received(result.ending, max(received, self.received), result.upload)
 
     received = 0
 

@@ -19,7 +19,7 @@ from longhaul.uploads.core import Uploads
 from longhaul.uploads.epochs import Call, Receivers
 from longhaul.uploads.model import Gone, NotFound, State, Superseded, Upload, WrongOffset
 from longhaul.uploads.pieces import PieceWriter, read_content
-from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Receiver, Result
+from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Received, Receiver
 
 pytestmark = pytest.mark.usefixtures("no_minimum_turn")
 
@@ -72,7 +72,7 @@ async def process(conninfo: str, root: Path, name: str = "web1", buffer: int = 8
 NO_LIMITS = Limits(piece_bytes=1 << 40, piece_seconds=1e9, idle_seconds=1e9)
 
 
-async def begin(where: Process, size: int, limits: Limits = NO_LIMITS) -> tuple[Upload, Sender, asyncio.Task[Result]]:
+async def begin(where: Process, size: int, limits: Limits = NO_LIMITS) -> tuple[Upload, Sender, asyncio.Task[Received]]:
     """Create an upload and receive it."""
     upload = await where.uploads.create(owner="tester", size=size)
     sender, task = await go_on(where, upload, limits)
@@ -81,7 +81,7 @@ async def begin(where: Process, size: int, limits: Limits = NO_LIMITS) -> tuple[
 
 async def go_on(
     where: Process, upload: Upload, limits: Limits = NO_LIMITS, *, offset: int | None = None
-) -> tuple[Sender, asyncio.Task[Result]]:
+) -> tuple[Sender, asyncio.Task[Received]]:
     """Receive more of an upload, which must stand at `offset`."""
     taken = await takeover.take(where.uploads, where.receivers, upload.id, upload.key, offset=offset, receive=True)
     sender = Sender()

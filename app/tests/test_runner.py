@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from longhaul.processing.processor import Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob, UnknownProcessor
 from longhaul.processing.runner import Runner, SocketRunner, SubprocessRunner
+from longhaul.processing.script import Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob, UnknownProcessor
 from tests.support import asynchronous, until
 
 APP = Path(__file__).parents[1]

@@ -18,8 +18,8 @@ import pytest
 
 from longhaul import schema
 from longhaul.database import DatabaseUnavailable
-from longhaul.processing.attempts import Attempts
 from longhaul.processing.queue import UPKEEP_QUEUE, UPKEEP_TASK
+from longhaul.processing.records import Attempts
 from longhaul.services import Services
 from longhaul.settings import Settings
 from longhaul.uploads.jobs import QUEUE

@@ -2,7 +2,7 @@
 
 Procrastinate notices a dead worker by its missing heartbeat. A worker that only lost its database for a while looks the
 same, so no job is taken from anybody before the database has been reachable for `stalled_seconds`, long enough for the
-living to have sent a heartbeat again. If a job runs twice nevertheless, `attempts` sees to it that it is published
+living to have sent a heartbeat again. If a job runs twice nevertheless, `records` see to it that it is published
 once, and each run decides about the job only for as long as it was not put back into the queue.
 """
 
@@ -25,7 +25,7 @@ from procrastinate.utils import utcnow
 from psycopg.conninfo import make_conninfo
 
 from longhaul import logs
-from longhaul.processing.job import NotNow
+from longhaul.processing.attempt import NotNow
 from longhaul.settings import Settings
 from longhaul.uploads.jobs import QUEUE, TASK, queue_for
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from longhaul import logs
-from longhaul.processing.processor import (
+from longhaul.processing.script import (
     LINE_BYTES,
     OnProgress,
     Outcome,

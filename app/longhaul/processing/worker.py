@@ -13,9 +13,9 @@ from procrastinate.exceptions import ConnectorException
 
 from longhaul import logs
 from longhaul.processing import queue, runner
-from longhaul.processing.attempts import Attempts
-from longhaul.processing.job import Directory, JobServices, process
-from longhaul.processing.upkeep import sweep_results
+from longhaul.processing.attempt import Directory, JobServices, process
+from longhaul.processing.records import Attempts
+from longhaul.processing.sweep import sweep_results
 from longhaul.services import Services
 from longhaul.settings import Settings, SettingsError
 from longhaul.uploads import garbage

@@ -360,7 +360,8 @@ class Uploads:
         """Queue the complete uploads that have waited for longer than `after` without a job, and return them.
 
         An upload and its job change in the same transaction, or the upload first, so there should be none; but what
-        ends a job by mistake must not leave its upload waiting for ever. One job too many is harmless (see `attempts`).
+        ends a job by mistake must not leave its upload waiting for ever. One job too many is harmless (see
+        `processing.records`).
         """
 
         async def work(connection: Connection) -> list[Upload]:

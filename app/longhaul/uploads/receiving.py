@@ -50,7 +50,7 @@ type Source = Callable[[], Awaitable[bytes]]
 
 
 class Ending(Enum):
-    """Why a receiver ended. Whatever it was, all that `Result.offset` says is committed."""
+    """Why a receiver ended. Whatever it was, all that `Received.offset` says is committed."""
 
     COMPLETE = "the body ended"
     DISCONNECTED = "the client went away"
@@ -65,7 +65,7 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Received:
     """How it ended, and the offset that was committed under this receiver's epoch."""
 
     ending: Ending
@@ -156,7 +156,7 @@ class Receiver:
         if self._wait is not None and waits and (what is Call.STALE or not self._storing):
             self._wait.reschedule(self._clock())
 
-    async def run(self) -> Result:
+    async def run(self) -> Received:
         """Receive until the body or the connection ends, or something calls it off."""
         self._receivers.add(self)
         try:
@@ -182,7 +182,7 @@ class Receiver:
         if ending is Ending.ASKED:
             await asyncio.sleep(GIVE_WAY_SECONDS)
         log.info("receiving ended", extra={"ending": ending.value, "offset": self._committed, "epoch": self.epoch})
-        return Result(ending, self._committed, self._upload)
+        return Received(ending, self._committed, self._upload)
 
     # --- Waiting -----------------------------------------------------------------------------------------------------
 

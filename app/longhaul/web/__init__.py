@@ -1,1 +1,10 @@
-"""Everything that speaks HTTP: the upload protocol, the pages, the API and the process that serves them."""
+"""Everything that speaks HTTP.
+
+server     the process (`longhaul web`): its health, its requests' log lines and its end
+routes     which address is answered by what, and the built frontend
+tus        the upload protocol
+proof      how a sender proves which file it sends
+pages      what people see; `views` has the words for an upload
+api        the same for programs; `feed` tells changes live, `ranges` reads which part of a file is asked for
+guard      who may ask, and how trouble is told; `accounts` knows users by token or session
+"""

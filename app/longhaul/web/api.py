@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from longhaul import logs
-from longhaul.processing.attempts import Attempts, Maker, Result
+from longhaul.processing.records import Attempts, Maker, Result
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
 from longhaul.uploads.model import MISMATCH, NotFound, State, Upload

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from longhaul import __version__, logs
-from longhaul.processing.attempts import Attempts, Result
+from longhaul.processing.records import Attempts, Result
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
 from longhaul.uploads.model import Upload

@@ -36,7 +36,7 @@ from longhaul.services import Services
 from longhaul.uploads import takeover
 from longhaul.uploads.checksum import ALGORITHMS, Checksum
 from longhaul.uploads.model import Gone, NotFound, Upload, WrongOffset, sha256_from
-from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Receiver, Result, Source
+from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Received, Receiver, Source
 from longhaul.web.accounts import Authenticator
 
 log = logs.get(__name__)
@@ -263,7 +263,7 @@ class Tus:
         result = await self._receive_body(exchange, upload, checksum)
         await self._report(exchange, result)
 
-    async def _receive_body(self, exchange: _Exchange, upload: Upload, checksum: Checksum | None) -> Result:
+    async def _receive_body(self, exchange: _Exchange, upload: Upload, checksum: Checksum | None) -> Received:
         receiver = Receiver(
             upload,
             exchange.body(),
@@ -276,7 +276,7 @@ class Tus:
         )
         return await receiver.run()
 
-    async def _report(self, exchange: _Exchange, result: Result) -> None:
+    async def _report(self, exchange: _Exchange, result: Received) -> None:
         match result.ending:
             case Ending.COMPLETE:
                 await exchange.answer(

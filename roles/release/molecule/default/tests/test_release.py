@@ -39,7 +39,7 @@ def test_the_command_runs_on_the_hosts_python(host: Host, version: str) -> None:
 
 
 def test_every_library_that_the_code_imports_is_there(host: Host, version: str) -> None:
-    modules = "longhaul.web.server, longhaul.processing.worker, longhaul.processing.unit, longhaul.stores.swift"
+    modules = "longhaul.web.server, longhaul.processing.worker, longhaul.processing.sandbox, longhaul.stores.swift"
     said = host.run(f"{RELEASES}/{version}/venv/bin/python -c 'import {modules}, uvloop, httptools'")
     assert said.rc == 0, said.stderr
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from longhaul import logs
-from longhaul.processing.processor import (
+from longhaul.processing.runner import verdict_line
+from longhaul.processing.script import (
     LINE_BYTES,
     ProcessorError,
     ProcessorInterrupted,
@@ -31,7 +32,6 @@ from longhaul.processing.processor import (
     scripts_in_use,
     version_of,
 )
-from longhaul.processing.runner import verdict_line
 
 log = logs.get(__name__)
 
@@ -56,11 +56,11 @@ def main() -> int:
     except OSError:
         sys.stderr.write("longhaul processor: standard input is not a connection; systemd starts this for a socket\n")
         return 2
-    return asyncio.run(serve(connection, Limits(Path(processors), Path(work), float(longest))))
+    return asyncio.run(serve(connection, RunLimits(Path(processors), Path(work), float(longest))))
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class RunLimits:
     """What this unit does not go beyond: scripts of one directory, files of another, a time in seconds."""
 
     processors: Path
@@ -68,7 +68,7 @@ class Limits:
     seconds: float
 
 
-async def serve(connection: socket.socket, limits: Limits) -> int:
+async def serve(connection: socket.socket, limits: RunLimits) -> int:
     """Run the job that comes over `connection`, report on it there, and return the process's exit code."""
     reader, writer = await asyncio.open_connection(sock=connection, limit=2 * LINE_BYTES)
     try:
@@ -94,7 +94,7 @@ async def serve(connection: socket.socket, limits: Limits) -> int:
 
 
 async def _run(
-    job: ProcessorJob, scripts: Path, limits: Limits, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    job: ProcessorJob, scripts: Path, limits: RunLimits, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> int:
     """Run the script unless the worker hangs up or systemd says stop. Raises ProcessorError."""
     script = find_script(scripts, job.processor)

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from longhaul import logs
 from longhaul.database import Connection, Database
-from longhaul.processing.attempts import Attempts, parse_result_object
+from longhaul.processing.records import Attempts, parse_result_object
 from longhaul.stores.interface import Store
 
 log = logs.get(__name__)

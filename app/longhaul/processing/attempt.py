@@ -18,8 +18,9 @@ from pathlib import Path
 
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
-from longhaul.processing.attempts import Attempt, Attempts, Result, result_object
-from longhaul.processing.processor import (
+from longhaul.processing.records import Attempt, Attempts, Result, result_object
+from longhaul.processing.runner import Runner
+from longhaul.processing.script import (
     Outcome,
     ProcessorError,
     ProcessorInterrupted,
@@ -27,7 +28,6 @@ from longhaul.processing.processor import (
     UnknownProcessor,
     printable,
 )
-from longhaul.processing.runner import Runner
 from longhaul.stores.content import hashing, store_file
 from longhaul.stores.interface import Corrupt, ObjectMissing, Store, StoreError
 from longhaul.uploads.core import Uploads
@@ -59,7 +59,7 @@ class Interrupted(NotNow):
     """The run was ended from outside. Counted, in case it is the job itself that brings its host down."""
 
 
-class Superseded(Exception):
+class Unwanted(Exception):
     """Another attempt has begun, or the upload was deleted: nothing of this one is wanted any more."""
 
 
@@ -143,7 +143,7 @@ async def _process(services: JobServices, upload_id: str, job_id: int, request_i
         log.info("attempt begins", extra={"number": attempt.number, "size": attempt.upload.size})
         try:
             await _attempt(services, attempt, job_id, request_id)
-        except Superseded:
+        except Unwanted:
             log.info("attempt superseded")
         except Failed as failure:
             log.warning("processing failed", extra={"error": str(failure)})
@@ -202,7 +202,7 @@ async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request
             raise Failed(str(error), sha256) from error
         if not published:
             # Its objects are left to upkeep, which knows for certain that nobody refers to them.
-            raise Superseded
+            raise Unwanted
         log.info("results published", extra={"sha256": sha256, "results": [result.name for result in results]})
     finally:
         await asyncio.to_thread(directory.remove)
@@ -365,7 +365,7 @@ class _Progress:
 async def _while_wanted[T](progress: _Progress, work: Coroutine[None, None, T]) -> T:
     """What `work` returns. While it runs its progress is reported; it is cancelled when nobody wants it any more.
 
-    Raises Superseded then, or what ended the reporting.
+    Raises Unwanted then, or what ended the reporting.
     """
     running = asyncio.create_task(work)
     reporting = asyncio.create_task(progress.keep_reporting())
@@ -378,5 +378,5 @@ async def _while_wanted[T](progress: _Progress, work: Coroutine[None, None, T]) 
         await asyncio.wait({running, reporting})
     if not wanted:
         reporting.result()
-        raise Superseded
+        raise Unwanted
     return running.result()
