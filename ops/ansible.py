@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,13 +69,12 @@ def run_playbook(
     limit: str = "",
     extra_vars: Mapping[str, Any] | None = None,
     check: bool = False,
-    tags: Sequence[str] = (),
 ) -> list[Change]:
     """Run `playbooks/<name>.yml`, its output going to standard error; return what it changed (a check: would).
 
     Raises Failure if any host failed.
     """
-    command = command_line(environment, name, limit=limit, check=check, tags=tags)
+    command = command_line(environment, name, limit=limit, check=check)
     with tempfile.TemporaryDirectory(prefix="longhaul-playbook-") as directory:
         if extra_vars:
             # By file: arguments of a process are visible to every user of the machine.
@@ -123,7 +122,6 @@ def command_line(
     *,
     limit: str = "",
     check: bool = False,
-    tags: Sequence[str] = (),
 ) -> list[str]:
     """The ansible-playbook command for a playbook of this repository."""
     command = [tool("ansible-playbook"), "-i", str(environment.inventory / "hosts.yml")]
@@ -132,6 +130,4 @@ def command_line(
         command += ["--limit", limit]
     if check:
         command += ["--check", "--diff"]
-    if tags:
-        command += ["--tags", ",".join(tags)]
     return [*command, str(PLAYBOOKS / f"{name}.yml")]

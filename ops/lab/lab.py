@@ -434,10 +434,6 @@ class Lab:
                 network.shape(self.place, made.netns, name, rate)
         return made
 
-    def add_client(self, name: str, rate: str | None = None) -> str:
-        """Like `client`; returns its address."""
-        return self.client(name, rate).address
-
     def remove_client(self, name: str) -> None:
         """Removes a client. None of that name is not an error."""
         Client(self.place, name, "").remove()

@@ -316,7 +316,7 @@ def environment(tmp_path: Path, signers: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_was_built_is_found_with_who_signed_it(published: release.Release, environment: Environment) -> None:
-    assert release.find(VERSION, environment) == published
+    assert release.find(VERSION) == published
     assert release.check(published, environment) == "alice"
     assert sorted(path.name for path in published.path.parent.iterdir()) == sorted(
         path.name for path in release.parts(VERSION)
