@@ -4,19 +4,16 @@
 import Uppy, { type Body, type Meta, type UppyFile } from "@uppy/core";
 import { getSafeFileId } from "@uppy/core/utils";
 import Tus, { type TusOpts } from "@uppy/tus";
-import { type DetailedError, type PreviousUpload, type UrlStorage, defaultOptions } from "tus-js-client";
+import { type PreviousUpload, type UrlStorage, defaultOptions } from "tus-js-client";
 
-import { Speed, duration, size } from "./format";
+import { duration, size } from "./format";
+import { type Item, newItem } from "./item";
 import { type Compared, Different, Hasher, NoUpload, Unreadable, announce, compare, probe } from "./proof";
 import { httpStack, pathOf } from "./requests";
 import type { Sending } from "./view";
+import { ANOTHER, CHECKING, NOT_COMPARED, NOT_TOLD, explain, reconnecting, unreadable } from "./words";
 
 type File = UppyFile<Meta, Body>;
-
-const CHECKING = "Checking that it is the same file.";
-const ANOTHER =
-  "Another file of the same name, size and date was being uploaded, or this one has changed since: it is uploaded from" +
-  " its beginning, and what was sent before stays as it is.";
 
 /** Milliseconds before each try to reconnect. tus-js-client counts from the start again whenever bytes got through,
  *  so this bounds one outage: about two hours. The spread keeps all users from coming back in the same second. */
@@ -51,44 +48,11 @@ export interface SenderOptions {
   stallMs: number;
 }
 
-const NOT_COMPARED = "all has arrived, but could not be compared with the file on this device, which has changed since.";
-const NOT_TOLD = "all has arrived, but the server could not be asked whether it is this file.";
-
 /** So often the server is told what the whole file is before that is left until more has arrived: some minutes. */
 const TELL_TRIES = 30;
 
 /** A comparison this long ago, in milliseconds, was just made: what begins an upload need not be compared twice. */
 const FRESH_MS = 10_000;
-
-/** A file in this window's list. */
-interface Item {
-  file: globalThis.File;
-  /** Whether Uppy has it; before that it is compared with what an earlier window has sent. */
-  begun: boolean;
-  /** Id of the upload in whose row it is shown before it has begun: while the two are compared, or after it failed. */
-  shownAs: string | null;
-  /** The upload that it goes on with, as tus-js-client remembers it. */
-  previous: PreviousUpload | null;
-  /** So many of the server's bytes were compared at that time. */
-  compared: number;
-  comparedAt: number;
-  /** What ends the sending, whatever tus-js-client makes of it. */
-  stop: Different | Unreadable | null;
-  /** Ends what is under way for it beside Uppy. */
-  ended: AbortController;
-  /** Whether the server was told what the whole file is, or need not be. */
-  sum: "unknown" | "computing" | "settled";
-  /** All bytes are at the server. */
-  arrived: boolean;
-  /** When something last happened to it. */
-  moved: number;
-  speed: Speed;
-  phase: Sending["phase"];
-  sent: number;
-  hint: string;
-  /** Said as long as there is no hint. */
-  note: string;
-}
 
 /** Sends files and tells `listener` how each is doing. `key` names a file within this window. */
 export class Sender {
@@ -182,24 +146,7 @@ export class Sender {
 
   private async enlist(file: globalThis.File, note = ""): Promise<void> {
     const key = `file-${++this.keys}`;
-    const item: Item = {
-      file,
-      begun: false,
-      shownAs: null,
-      previous: null,
-      compared: 0,
-      comparedAt: 0,
-      stop: null,
-      ended: new AbortController(),
-      sum: "unknown",
-      arrived: false,
-      moved: performance.now(),
-      speed: new Speed(),
-      phase: "checking",
-      sent: 0,
-      hint: CHECKING,
-      note: "",
-    };
+    const item = newItem(file);
     this.items.set(key, item);
     if (note) this.note(item, note);
     if (note || (await this.candidates(item)).length === 0) this.begin(key, item);
@@ -583,32 +530,5 @@ export class Sender {
       text: item.phase === "waiting" && item.sent === 0 ? "Waiting for its turn" : parts.join(" · "),
       hint: item.hint || item.note,
     });
-  }
-}
-
-function reconnecting(error: DetailedError, attempt: number): string {
-  const status = error.originalResponse?.getStatus();
-  const why = navigator.onLine ? (status ? `the server answered ${status}` : "the connection was lost") : "this device is offline";
-  return `Trying again by itself (${attempt + 1}): ${why}. What the server has stored is kept.`;
-}
-
-function unreadable(error: Unreadable): string {
-  const what = error.gone ? "was moved or removed" : "was changed, or may not be read any more";
-  return `This file ${what} on this device. What the server has stored is kept: choose the file again to go on.`;
-}
-
-/** What happened, what was kept and what to do, for an upload that Uppy has given up. */
-function explain(error: Error, status: number | undefined): string {
-  switch (status) {
-    case 401:
-      return "You are signed out. What was sent is kept: sign in again, then choose the same file to go on.";
-    case 403:
-      return "The server refused the upload from this page. Reload the page, then choose the same file again.";
-    case 413:
-      return "This file is larger than the server takes. Nothing of it was kept.";
-    case 410:
-      return "This upload was removed or has expired. Press Try again to start it anew.";
-    default:
-      return `${error.message.split(", caused by")[0]}. What the server has stored is kept: press Try again, or choose the same file later.`;
   }
 }
