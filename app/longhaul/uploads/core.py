@@ -171,14 +171,12 @@ class Uploads:
             moved = await self._advance(connection, pieces, leaving=leaving)
             if moved is None:
                 return await self._counted_before(connection, pieces[0])
-            await connection.cursor().executemany(
-                "insert into pieces (id, upload_id, start, length, epoch, digests, name)"
-                " values (%s, %s, %s, %s, %s, %s, %s)",
-                [
-                    (piece.id, piece.upload_id, piece.start, piece.length, piece.epoch, piece.digests, piece.name)
-                    for piece in pieces
-                ],
-            )
+            for piece in pieces:
+                await connection.execute(
+                    "insert into pieces (id, upload_id, start, length, epoch, digests, name)"
+                    " values (%s, %s, %s, %s, %s, %s, %s)",
+                    (piece.id, piece.upload_id, piece.start, piece.length, piece.epoch, piece.digests, piece.name),
+                )
             if moved.state is State.QUEUED:
                 await self.jobs.add(connection, moved)
             return moved
