@@ -355,8 +355,8 @@ export class Sender {
     item.speed.add(sent);
     item.sent = sent;
     item.moved = performance.now();
-    // Not before: what is gone on with shall go on at once.
-    this.sumUp(key, item);
+    // Not at the first word of it: what is gone on with shall go on at once.
+    if (item.phase === "sending") this.sumUp(key, item);
     // A last event of a connection that was just closed must not hide that it was.
     if (item.phase !== "paused" && item.phase !== "failed") {
       item.phase = "sending";
