@@ -47,7 +47,12 @@ def test_a_body_with_a_checksum_that_breaks_off_counts_for_nothing(web: Web, oth
     url = web.create(len(data))
     patch = web.open_patch(url, 0, len(data), checksum("sha256", data))
     patch.send(data[: 2 * MIB])
-    time.sleep(0.3)
+    # Some of it is on its way into the store.
+    arriving = pair.folder / "store" / "tmp"
+    deadline = time.monotonic() + 30
+    while not (arriving.is_dir() and any(path.stat().st_size >= MIB for path in arriving.iterdir())):
+        assert time.monotonic() < deadline, "nothing arrived"
+        time.sleep(0.02)
     patch.cut()
     assert other.offset(url) == 0
     assert pair.content(url) == b""

@@ -144,12 +144,11 @@ export class Sender {
 
   // --- From being chosen to being sent ---------------------------------------------------------------------------------
 
-  private async enlist(file: globalThis.File, note = ""): Promise<void> {
+  private async enlist(file: globalThis.File): Promise<void> {
     const key = `file-${++this.keys}`;
     const item = newItem(file);
     this.items.set(key, item);
-    if (note) this.note(item, note);
-    if (note || (await this.candidates(item)).length === 0) this.begin(key, item);
+    if ((await this.candidates(item)).length === 0) this.begin(key, item);
     else await this.recognise(key, item);
   }
 

@@ -239,7 +239,7 @@ class Uploads:
             )
 
         upload = await self.database.retrying(work, seconds=self.patience)
-        if upload.expected_sha256 is not None and upload.expected_sha256 != sha256:
+        if upload.expected_sha256 != sha256:
             raise Mismatch(
                 f"this upload was begun with a file whose SHA-256 is {upload.expected_sha256}, and this one's is"
                 f" {sha256}: create a new upload for this file"
