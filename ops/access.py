@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
 from dataclasses import dataclass
 
 from ops import secrets
-from ops.cli import console, task
+from ops.console import console
 from ops.environment import Environment
 from ops.paths import CACHE
 
@@ -27,7 +24,7 @@ class Access:
 
 def access(environment: Environment) -> Access:
     """Read the URL from the inventory and the rest from the vault. Raises Failure if there is no vault."""
-    values = secrets.read(environment.name)
+    values = secrets.read(environment)
     url = f"https://{environment.variable('public_name')}"
     name = f"{environment.name}-rehearsal" if environment.is_rehearsal else environment.name
     ca_file = CACHE / "access" / f"{name}-{environment.variable('public_name')}.crt"
@@ -38,16 +35,6 @@ def access(environment: Environment) -> Access:
     ca_file.write_text("\n".join(trusted) + "\n")
     token = values["vault_web_access_tokens"][TOKEN_NAME]
     return Access(url, f"{url}/files/", str(ca_file), token)
-
-
-@task(name="access", help={"env": "environment to reach", "json": "as JSON, for programs"})
-def show(_context: object, env: str = "lab", json_: bool = False) -> None:
-    """Print the URL and how to log in."""
-    found = access(Environment.named(env))
-    if json_:
-        sys.stdout.write(json.dumps(dataclasses.asdict(found)) + "\n")
-        return
-    explain(found)
 
 
 def explain(found: Access) -> None:

@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ops import secrets
+from ops import package_lock, secrets
 from ops.environment import Environment
 from ops.errors import Exit, Failure
-from ops.lab import rehearsal
-from ops.packages import lock
 from ops.paths import PLAYBOOKS, ROOT, tool
 
 MITOGEN_SWITCH = "LONGHAUL_MITOGEN"
@@ -49,16 +47,17 @@ def mitogen_enabled() -> bool:
     return os.environ.get(MITOGEN_SWITCH, "1") != "0"
 
 
-def settings() -> dict[str, str]:
-    """Environment variables under which Ansible's commands run, on top of ansible.cfg."""
+def settings(environment: Environment | None = None) -> dict[str, str]:
+    """Environment variables under which Ansible's commands run, on top of ansible.cfg; those of an environment's hosts
+    included.
+    """
     variables = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
     if mitogen_enabled():
         if importlib.util.find_spec("ansible_mitogen") is None:
             raise Failure("mitogen is not installed.", "Run `./inv`, which installs requirements.txt.")
         variables["ANSIBLE_STRATEGY"] = "mitogen_unpinned"
-    if rehearsed := rehearsal.current():
-        # An open connection is found again by its address, which real hosts have too.
-        variables["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(rehearsed.place.directory / "cp")
+    if environment is not None and environment.ssh_sockets is not None:
+        variables["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(environment.ssh_sockets)
     return variables
 
 
@@ -82,7 +81,7 @@ def run_playbook(
             path.write_text(json.dumps(dict(extra_vars)))
             command += ["--extra-vars", f"@{path}"]
         changes = Path(directory) / "changes.jsonl"
-        variables = {**os.environ, **settings(), CHANGES_FILE: str(changes)}
+        variables = {**os.environ, **settings(environment), CHANGES_FILE: str(changes)}
         answer = subprocess.run([*mortal(), *command], cwd=ROOT, env=variables, stdout=sys.stderr, check=False)
         found = [Change(**json.loads(line)) for line in changes.read_text().splitlines()] if changes.exists() else []
     if answer.returncode != 0:
@@ -108,7 +107,7 @@ def mortal() -> list[str]:
 
 def _what_to_do(environment: Environment, failure: str) -> str:
     missing = _NO_PACKAGE.search(failure)
-    if missing and lock.read(environment):
+    if missing and package_lock.read(environment):
         return (
             f"The snapshot that the hosts install from has no '{missing[1]}', as no host had it. Add it: "
             f"./inv packages.update --env={environment.name} --also={missing[1]}. Then run the same command again."
@@ -125,7 +124,7 @@ def command_line(
 ) -> list[str]:
     """The ansible-playbook command for a playbook of this repository."""
     command = [tool("ansible-playbook"), "-i", str(environment.inventory / "hosts.yml")]
-    command += secrets.ansible_arguments(environment.name)
+    command += secrets.ansible_arguments(environment)
     if limit:
         command += ["--limit", limit]
     if check:

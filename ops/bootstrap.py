@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import base64
-import getpass
 import hashlib
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from ops import ansible
-from ops.cli import confirm, console, task
+from ops.console import confirm, console
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 
 PLAYBOOK = "bootstrap"
 KEY_TYPE = "ssh-ed25519"
 KEYSCAN_SECONDS = 10
-
-
-@task(
-    positional=["host"],
-    help={
-        "host": "name of the host, as in the inventory",
-        "env": "the environment it belongs to",
-        "user": "who can log in now",
-        "password": "ask for that user's password (default: log in with your SSH key)",
-        "fingerprint": "the host's key as its console or provider shows it: SHA256:...",
-    },
-)
-def bootstrap(
-    _context: object,
-    host: str,
-    env: str = "lab",
-    user: str = "root",
-    password: bool = False,
-    fingerprint: str = "",
-) -> None:
-    """Make first contact with a bare host."""
-    environment = Environment.named(env)
-    target = environment.host(host)
-    secret = getpass.getpass(f"Password of {user} on {host}: ") if password else None
-    run(environment, target, user=user, password=secret, expected=fingerprint)
 
 
 def run(environment: Environment, host: Host, *, user: str, password: str | None, expected: str) -> None:

@@ -1,7 +1,11 @@
-"""Generated pages: the table of variables in each role's README, from its argument_specs and defaults."""
+"""The generated parts of pages: what each role's variables, each module and each step of a deployment is.
+
+A page marks the place of a generated part with two comments, `start` and `end`; `./inv docs.build` writes between them.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -10,48 +14,68 @@ from typing import Any
 
 import yaml
 
-from ops.cli import console, task
+from ops.deployment import steps
 from ops.errors import Failure
-from ops.paths import ROLES, ROOT
+from ops.paths import APP, DOCS, FRONTEND, ROLES, ROOT
 
-START = "<!-- variables: start -->"
-END = "<!-- variables: end -->"
 # Longer defaults are only pointed to: a table is for reading.
 LONGEST_DEFAULT = 60
-
-
-@task()
-def build(_context: object) -> None:
-    """Write the generated parts of the documentation."""
-    for path, text in pages().items():
-        if path.read_text() != text:
-            path.write_text(text)
-            console.print(f"wrote {path.relative_to(ROOT)}")
-
-
-@task()
-def check(_context: object) -> None:
-    """Fail if generated documentation is out of date."""
-    stale = [str(path.relative_to(ROOT)) for path, text in pages().items() if path.read_text() != text]
-    if stale:
-        raise Failure(f"Not up to date: {', '.join(stale)}.", "Run: ./inv docs.build")
+PACKAGES = (ROOT / "ops", APP / "longhaul")
+SCRIPTS = FRONTEND / "src"
 
 
 def pages() -> dict[Path, str]:
-    """Every page with a generated part, and what it should be."""
-    return {path: with_variables(path) for path in sorted(ROLES.glob("*/README.md"))}
+    """Every page with a generated part, and what it should be. Raises Failure if a page has no place for its part."""
+    found = {
+        page: with_part(page, "variables", variables_table(page.parent)) for page in sorted(ROLES.glob("*/README.md"))
+    }
+    layout, deployments = DOCS / "layout.md", DOCS / "deployments.md"
+    found[layout] = with_part(layout, "modules", modules())
+    found[deployments] = with_part(deployments, "steps", steps.table())
+    return found
 
 
-def with_variables(readme: Path) -> str:
-    """The text of a role's README with its table of variables.
+def with_part(page: Path, name: str, part: str) -> str:
+    """The text of a page with a generated part. Raises Failure if the page has no place for it."""
+    start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
+    text = page.read_text()
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise Failure(f"{page} has no place for its generated part '{name}'.", f"Add the lines '{start}' and '{end}'.")
+    before, after = text[: text.index(start)], text[text.index(end) :]
+    return f"{before}{start}\n{part}{after}"
 
-    Raises Failure if the page has no place for the table.
-    """
-    text = readme.read_text()
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise Failure(f"{readme} has no place for its table of variables.", f"Add the lines '{START}' and '{END}'.")
-    before, after = text[: text.index(START)], text[text.index(END) :]
-    return f"{before}{START}\n{variables_table(readme.parent)}{after}"
+
+def modules() -> str:
+    """Every module of ops/, app/longhaul and the frontend, by folder, with the first sentence of its docstring."""
+    lines: list[str] = []
+    for package in PACKAGES:
+        for folder in [package, *sorted(path.parent for path in package.rglob("*/__init__.py"))]:
+            lines += _folder(folder, sorted(folder.glob("*.py")))
+    lines += _folder(SCRIPTS, sorted(SCRIPTS.glob("*.ts")))
+    return "\n".join(lines) + "\n"
+
+
+def _folder(folder: Path, files: list[Path]) -> Iterator[str]:
+    own = next((file for file in files if file.stem == "__init__"), None)
+    yield f"\n**{folder.relative_to(ROOT)}/**{f': {first_sentence(own)}' if own else ''}\n"
+    yield from ["| module | |", "|---|---|"]
+    for file in files:
+        if file.stem != "__init__":
+            yield f"| `{file.name}` | {first_sentence(file).replace('|', chr(92) + '|')} |"
+
+
+def first_sentence(file: Path) -> str:
+    """What a module (Python or TypeScript) is, in its own words. Raises Failure if it does not say."""
+    text = file.read_text()
+    if file.suffix == ".py":
+        said = ast.get_docstring(ast.parse(text)) or ""
+    else:
+        comment = re.match(r"\s*(?:/\*\*?(.*?)\*/|((?:[ \t]*//[^\n]*\n)+))", text, re.DOTALL)
+        said = re.sub(r"(?m)^\s*(//|\*)? ?", "", (comment[1] or comment[2]) if comment else "")
+    paragraph = " ".join(said.strip().split("\n\n")[0].split())
+    if not paragraph:
+        raise Failure(f"{file.relative_to(ROOT)} does not say what it is.", "Begin it with a docstring, or a comment.")
+    return re.split(r"(?<=[.:])\s+(?=[A-Z])", paragraph)[0]
 
 
 def variables_table(role: Path) -> str:

@@ -1,8 +1,8 @@
 """An environment: the hosts, groups and variables of one inventory, and connections to its hosts.
 
-The source of truth is `inventories/<name>` as `ansible-inventory --list` reads it. A lab works from a generated copy of
-its inventory (see ops/lab), which this module prefers as soon as the lab exists. Secrets are never part of what is
-read here: ops/secrets.py opens the vault when a task needs it.
+An environment is a value: it names an inventory and says what its hosts are. ops/where.py decides which inventory the
+name of an environment stands for: that of the checkout, or the one that a lab or a rehearsal works from. Secrets are
+not read here: ops/secrets.py opens the vault when a task needs it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,18 @@ from typing import Any
 import yaml
 
 from ops.errors import Exit, Failure
+from ops.inventories import HOSTS_FILE, KNOWN_HOSTS_FILE, LAB_ENVIRONMENT, VAULT_FILE, inventory_of
 from ops.paths import CACHE, INVENTORIES, ROOT, tool
 
-VAULT_FILE = "group_vars/all/vault.yml"
-LAB_ENVIRONMENT = "lab"
+
+class Kind(Enum):
+    """What the hosts of an environment are."""
+
+    REAL = "real"
+    LAB = "lab"
+    """Hosts of the local data centre."""
+    REHEARSAL = "rehearsal"
+    """Hosts of a lab that stand in for real ones, under their names and addresses."""
 
 
 @dataclass(frozen=True)
@@ -49,44 +58,53 @@ class Host:
 
 @dataclass(frozen=True)
 class Environment:
-    """Everything a task may know about where it acts."""
+    """Everything a task may know about where it acts: the environment's name, the folder of the inventory that it works
+    from, and what its hosts are.
+    """
 
     name: str
     inventory: Path
+    kind: Kind
 
     @classmethod
-    def named(cls, name: str) -> Environment:
-        """The environment called `name`, checked against the inventory schema.
+    def of_checkout(cls, name: str) -> Environment:
+        """The environment as this checkout has it, whether or not there is a lab or a rehearsal of it.
 
-        Raises Failure if there is none of that name or its inventory does not fit the schema.
+        Raises Failure if there is none of that name.
         """
-        source = source_of(name)
-        from ops import inventory_schema
-
-        inventory_schema.check(source)
-        return cls(name, _generated_inventory(name) or source)
+        return cls(name, inventory_of(name), Kind.LAB if name == LAB_ENVIRONMENT else Kind.REAL)
 
     @property
     def is_lab(self) -> bool:
         """Whether the hosts are those of the local data centre."""
-        return self.name == LAB_ENVIRONMENT
+        return self.kind is Kind.LAB
 
     @property
     def is_rehearsal(self) -> bool:
-        """Whether the hosts are those of a lab that stands in for the environment's real ones."""
-        from ops.lab import rehearsal
-
-        return rehearsal.within(self.name) is not None
+        """Whether the hosts are those of a lab that stand in for the environment's real ones."""
+        return self.kind is Kind.REHEARSAL
 
     @property
     def is_real(self) -> bool:
-        """Whether anything depends on the hosts: neither the lab's nor those of a rehearsal."""
-        return not (self.is_lab or self.is_rehearsal)
+        """Whether anything depends on the hosts: they are neither the lab's nor those of a rehearsal."""
+        return self.kind is Kind.REAL
+
+    @property
+    def vault(self) -> Path:
+        """The file with the secrets. The labs of a checkout share one; a rehearsal has its own, made up for it."""
+        return (INVENTORIES / LAB_ENVIRONMENT if self.is_lab else self.inventory) / VAULT_FILE
+
+    @property
+    def ssh_sockets(self) -> Path | None:
+        """The folder of SSH's open connections in a rehearsal; None: the user's. A connection is found again by its
+        address, which the rehearsed hosts share with the real ones.
+        """
+        return self.inventory.parent / "cp" if self.is_rehearsal else None
 
     @property
     def known_hosts(self) -> Path:
         """The file with the host keys that SSH accepts, and no others."""
-        return self.inventory / "known_hosts"
+        return self.inventory / KNOWN_HOSTS_FILE
 
     @cached_property
     def _listing(self) -> dict[str, Any]:
@@ -95,7 +113,7 @@ class Environment:
     @cached_property
     def _order(self) -> list[str]:
         """Names of all hosts as hosts.yml lists them: ansible-inventory sorts them, people do not."""
-        return list(yaml.safe_load((self.inventory / "hosts.yml").read_text())["all"]["hosts"])
+        return list(yaml.safe_load((self.inventory / HOSTS_FILE).read_text())["all"]["hosts"])
 
     @cached_property
     def hosts(self) -> dict[str, Host]:
@@ -200,29 +218,6 @@ class Environment:
         ]
 
 
-def source_of(name: str) -> Path:
-    """The folder of an environment's inventory. Raises Failure, with the names that exist, if there is none."""
-    source = INVENTORIES / name
-    if not (source / "hosts.yml").is_file():
-        raise Failure(
-            f"There is no environment '{name}'.",
-            f"Environments are the folders of inventories/: {', '.join(environment_names())}.",
-            Exit.USAGE,
-        )
-    return source
-
-
-def environment_names() -> list[str]:
-    """The environments of this repository."""
-    return sorted(path.parent.name for path in INVENTORIES.glob("*/hosts.yml"))
-
-
-def _generated_inventory(name: str) -> Path | None:
-    from ops.lab import generated_inventory
-
-    return generated_inventory(name)
-
-
 def _listing(inventory: Path) -> dict[str, Any]:
     files = sorted(path for path in inventory.rglob("*") if path.is_file() and path.suffix in {".yml", ".yaml"})
     readable = [path for path in files if path.relative_to(inventory).as_posix() != VAULT_FILE]
@@ -250,7 +245,7 @@ def _ask_ansible(inventory: Path, files: list[Path]) -> dict[str, Any]:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         answer = subprocess.run(
-            [tool("ansible-inventory"), "-i", f"{name}/hosts.yml", "--list"],
+            [tool("ansible-inventory"), "-i", f"{name}/{HOSTS_FILE}", "--list"],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from ops.cli import console
+from ops.console import console
 from ops.errors import Exit, Failure
 from ops.paths import CACHE, FRONTEND
 

@@ -15,8 +15,8 @@ from typing import Any
 import jsonschema
 import yaml
 
-from ops.environment import VAULT_FILE
 from ops.errors import Exit, Failure
+from ops.inventories import VAULT_FILE
 from ops.paths import CACHE, INVENTORIES, ROLES
 from ops.secrets import SECRETS
 
@@ -36,8 +36,8 @@ _TYPES: dict[str, str | list[str]] = {
 _SHARED = ("policy.yml", "topology.yml")
 
 
-def check(inventory: Path) -> None:
-    """Check all files of an inventory directory.
+def validate(inventory: Path) -> None:
+    """Compare all files of an inventory with what may stand there.
 
     Raises Failure that lists every problem as `file: key: what is wrong`.
     """

@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from ops import remote
 from ops.ansible import run_playbook
-from ops.cli import console
+from ops.console import console
 from ops.deployment.lock import Lock
 from ops.environment import Environment, Host
 from ops.errors import Failure
@@ -21,6 +22,14 @@ REBOOT, PACKAGES = "maintain_reboot", "maintain_packages"
 """What to do with a host that is out of service: a variable of the playbook."""
 DRAIN_REASON = "maintenance"
 """What the playbook writes into the mark of a host that it drains. Other marks are somebody else's."""
+
+
+def reasons_to_reboot(environment: Environment) -> dict[str, list[str]]:
+    """Host name -> why it needs a reboot, if it does. Raises Failure naming the hosts that do not answer."""
+    return remote.of_all(
+        list(environment.hosts.values()),
+        lambda host: remote.ask_program(environment, host, "reboot_reasons", as_root=False),
+    )
 
 
 def ready(found: Sequence[HostStatus], hosts: Sequence[Host]) -> None:

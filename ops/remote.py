@@ -1,4 +1,4 @@
-"""Asks hosts by SSH: one command each, all hosts at once."""
+"""Asks hosts by SSH: a command, or a program of ops/on_host; all hosts at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from invoke.runners import Result
 
+from ops import on_host
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 
@@ -75,6 +76,16 @@ def answer(
     if said.return_code != 0:
         raise NoAnswer(host, said.stderr.strip()[-1500:] or f"exit code {said.return_code}", Exit.FAILED)
     return json.loads(said.stdout or "null")
+
+
+def ask_program(environment: Environment, host: Host, name: str, *arguments: str, as_root: bool = True) -> Any:
+    """What the program `name` of ops/on_host prints as JSON on a host.
+
+    Raises NoAnswer, with the last words of a program that failed.
+    """
+    become = ["sudo", "-n"] if as_root else []
+    command = [*become, "python3", "-c", on_host.path_of(name).read_text(), *arguments]
+    return answer(environment, host, command)
 
 
 def of_all[T](hosts: Sequence[Host], ask: Callable[[Host], T]) -> dict[str, T]:

@@ -9,11 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from ops import frontend
-from ops.cli import console, task
 from ops.errors import Failure
 from ops.paths import FRONTEND, ROOT, tool
 
@@ -31,7 +27,7 @@ NPM_LOCK = FRONTEND / "package-lock.json"
 
 
 @dataclass(frozen=True)
-class Change:
+class LockedVersion:
     """A package whose version in a lock differs; "" where it was not, or is not any more."""
 
     lock: str
@@ -40,27 +36,12 @@ class Change:
     after: str
 
 
-@task()
-def lock(_context: object) -> None:
-    """Write the locks from the .in files."""
-    _compile(upgrade=False)
-
-
-@task()
-def update(_context: object) -> None:
-    """Take the newest packages into the locks."""
+def update() -> list[LockedVersion]:
+    """Take the newest packages into the locks; returns what changed. Raises Failure."""
     before = _all_versions()
-    _compile(upgrade=True)
+    compile_locks(upgrade=True)
     frontend.update()
-    found = changes(before, _all_versions())
-    if not found:
-        console.print("The locks had the newest versions already.")
-        return
-    table = Table("lock", "package", "before", "after")
-    for change in found:
-        table.add_row(change.lock, change.package, change.before or "-", change.after or "-")
-    Console().print(table)
-    console.print("Now: ./inv test. The change is in git diff; undo it with git restore.")
+    return changes(before, _all_versions())
 
 
 def versions(lock_file: Path) -> dict[str, str]:
@@ -76,10 +57,10 @@ def versions(lock_file: Path) -> dict[str, str]:
     return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", text, re.MULTILINE))
 
 
-def changes(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> list[Change]:
+def changes(before: Mapping[str, Mapping[str, str]], after: Mapping[str, Mapping[str, str]]) -> list[LockedVersion]:
     """What differs between two states of locks (name of the lock -> package -> version), sorted."""
     return [
-        Change(name, package, before[name].get(package, ""), after[name].get(package, ""))
+        LockedVersion(name, package, before[name].get(package, ""), after[name].get(package, ""))
         for name in sorted(before)
         for package in sorted({*before[name], *after[name]})
         if before[name].get(package) != after[name].get(package)
@@ -91,7 +72,8 @@ def _all_versions() -> dict[str, dict[str, str]]:
     return {str(path.relative_to(ROOT)): versions(path) for path in locks}
 
 
-def _compile(*, upgrade: bool) -> None:
+def compile_locks(*, upgrade: bool) -> None:
+    """Write the locks from the .in files; with `upgrade` with the newest versions. Raises Failure."""
     for source, target, python, arguments in _LOCKS:
         command = [tool("uv"), "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-emit-index-url"]
         command += ["--custom-compile-command", "./inv requirements.lock", "--python-version", python, *arguments]

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 from ops import ansible
-from ops.cli import console, task
-from ops.errors import Exit, Failure
-from ops.paths import ROLES, tool
+from ops.paths import ROLES
 
 # What a person may want of a scenario; `test` is the whole sequence of .config/molecule/config.yml.
 STEPS = ("test", "create", "prepare", "converge", "idempotence", "side-effect", "verify", "destroy")
@@ -34,27 +30,3 @@ def settings(role: str) -> dict[str, str]:
     programs = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"  # molecule calls ansible by name
     molecule = {"MOLECULE_COMMAND_BORDERS": "false", "LONGHAUL_SCENARIO_LAB": scenario_lab(role)}
     return {**ansible.settings(), "PATH": programs, **molecule}
-
-
-@task(
-    name="test",
-    positional=["role"],
-    help={"role": "the role to test", "step": f"one step instead of the whole test: {', '.join(STEPS[1:])}"},
-)
-def run_test(_context: object, role: str, step: str = "test") -> None:
-    """Test a role on lab hosts of its own."""
-    if role not in names():
-        raise Failure(f"There is no role '{role}' with a scenario.", f"Roles: {', '.join(names())}.", Exit.USAGE)
-    if step not in STEPS:
-        raise Failure(f"A scenario has no step '{step}'.", f"Steps: {', '.join(STEPS)}.", Exit.USAGE)
-    begun = time.monotonic()
-    answer = subprocess.run(
-        [tool("molecule"), step], cwd=ROLES / role, env={**os.environ, **settings(role)}, check=False
-    )
-    if answer.returncode != 0:
-        raise Failure(
-            f"The scenario of the role '{role}' failed in `molecule {step}`; the first error above says why.",
-            f"Keep its hosts with: ./inv role.test {role} --step=converge; "
-            f"look at them with: LONGHAUL_LAB={scenario_lab(role)} ./inv lab.ssh HOST",
-        )
-    console.print(f"role {role}: {step} passed in {time.monotonic() - begun:.0f} s")

@@ -16,10 +16,11 @@ from typing import Any
 
 import yaml
 
-from ops.environment import LAB_ENVIRONMENT, VAULT_FILE, source_of
+from ops.environment import Environment
 from ops.errors import Exit, Failure
-from ops.lab import rehearsal
-from ops.paths import INVENTORIES, ROOT, tool
+from ops.inventories import LAB_ENVIRONMENT
+from ops.paths import ROOT, tool
+from ops.pki import create_authority
 
 PASSWORD_VARIABLE = "LONGHAUL_VAULT_PASSWORD_FILE"  # noqa: S105 - the name of a variable
 _VAULT_HEADER = b"$ANSIBLE_VAULT"
@@ -75,26 +76,19 @@ LAB_ONLY = frozenset({"vault_release_signing_key", "vault_release_signing_public
 TOGETHER = (frozenset({"vault_release_signing_key", "vault_release_signing_public_key"}),)
 
 
-def vault_path(environment: str) -> Path:
-    """The vault file of an environment. In its rehearsal the secrets are made up, and stand beside what else is."""
-    if rehearsed := rehearsal.within(environment):
-        return rehearsed.place.inventory / VAULT_FILE
-    return INVENTORIES / environment / VAULT_FILE
-
-
-def needed(environment: str) -> frozenset[str]:
+def needed(environment: Environment) -> frozenset[str]:
     """The names of the secrets of an environment."""
-    return frozenset(SECRETS) - (frozenset() if environment == LAB_ENVIRONMENT else LAB_ONLY)
+    return frozenset(SECRETS) - (frozenset() if environment.is_lab else LAB_ONLY)
 
 
-def generate(site: str) -> dict[str, Any]:
-    """A complete set of new secrets for the site called `site`."""
-    from ops.pki import create_authority
-
+def generate(environment: Environment) -> dict[str, Any]:
+    """A complete set of new secrets for an environment."""
     values = {name: make() for name, make in SECRETS.items() if make is not None}
-    values["vault_pki_ca_key"], values["vault_pki_ca_certificate"] = create_authority(f"Longhaul {site} CA")
-    if site == LAB_ENVIRONMENT:
-        values["vault_release_signing_key"], values["vault_release_signing_public_key"] = _ssh_key(f"{site} releases")
+    authority = create_authority(f"Longhaul {environment.name} CA")
+    values["vault_pki_ca_key"], values["vault_pki_ca_certificate"] = authority
+    if environment.is_lab:
+        signing = _ssh_key(f"{environment.name} releases")
+        values["vault_release_signing_key"], values["vault_release_signing_public_key"] = signing
     return values
 
 
@@ -111,40 +105,38 @@ def _ssh_key(comment: str) -> tuple[str, str]:
     return private.decode(), f"{public.decode()} {comment}"
 
 
-def ensure_lab() -> Path:
-    """Make the lab's secrets if there are none yet, or add those that a newer version needs; returns the file."""
-    path = vault_path(LAB_ENVIRONMENT)
+def ensure_lab() -> Environment:
+    """Make the lab's secrets if there are none yet, or add those that a newer version needs; returns the lab's
+    environment, with which they can be read.
+    """
+    lab = Environment.of_checkout(LAB_ENVIRONMENT)
+    present = _parse(lab.vault, _content(lab.vault).decode()) if lab.vault.is_file() else {}
+    if not needed(lab) <= set(present):
+        _write_private(lab.vault, _dump({**generate(lab), **present}))
+    return lab
+
+
+def made_up(path: Path, environment: Environment) -> str:
+    """A complete plain vault for the rehearsal of an environment: what the file `path` has, and new secrets for what it
+    lacks.
+    """
     present = _parse(path, _content(path).decode()) if path.is_file() else {}
-    if needed(LAB_ENVIRONMENT) <= set(present):
-        return path
-    _write_private(path, _dump({**generate(LAB_ENVIRONMENT), **present}))
-    return path
+    missing = needed(environment) - set(present)
+    return _dump({**generate(environment), **present} if missing else present)
 
 
-def made_up(path: Path, site: str) -> str:
-    """A complete plain vault for a rehearsal of the site: the one of this path, or with what is still missing."""
-    present = _parse(path, _content(path).decode()) if path.is_file() else {}
-    missing = needed(site) - set(present)
-    return _dump({**generate(site), **present} if missing else present)
-
-
-def _is_plain(environment: str) -> bool:
-    """Whether the secrets are made up, and need no password."""
-    return environment == LAB_ENVIRONMENT or rehearsal.within(environment) is not None
-
-
-def read(environment: str) -> dict[str, Any]:
+def read(environment: Environment) -> dict[str, Any]:
     """All secrets of an environment, decrypted.
 
     Raises Failure if there is no vault, it cannot be opened, or it lacks a secret.
     """
-    if environment == LAB_ENVIRONMENT:
+    if environment.is_lab:
         ensure_lab()
-    path = vault_path(environment)
+    path = environment.vault
     if not path.is_file():
         raise Failure(
-            f"The environment '{environment}' has no secrets yet ({path} is missing).",
-            f"Run: ./inv secrets.init --env={environment}",
+            f"The environment '{environment.name}' has no secrets yet ({path} is missing).",
+            f"Run: ./inv secrets.init --env={environment.name}",
             Exit.BAD_CONFIGURATION,
         )
     values = _parse(path, _decrypt(environment, path))
@@ -152,16 +144,15 @@ def read(environment: str) -> dict[str, Any]:
     if missing:
         raise Failure(
             f"{path} lacks {', '.join(missing)}.",
-            f"Run: ./inv secrets.init --env={environment} (it adds what is missing and keeps the rest).",
+            f"Run: ./inv secrets.init --env={environment.name} (it adds what is missing and keeps the rest).",
             Exit.BAD_CONFIGURATION,
         )
     return values
 
 
-def initialise(environment: str) -> list[str]:
+def initialise(environment: Environment) -> list[str]:
     """Make the vault of an environment, or add the secrets it lacks; returns the names that were added."""
-    source_of(environment)
-    path = vault_path(environment)
+    path = environment.vault
     present: dict[str, Any] = _parse(path, _decrypt(environment, path)) if path.is_file() else {}
     added = sorted(needed(environment) - set(present))
     if added:
@@ -169,7 +160,7 @@ def initialise(environment: str) -> list[str]:
     return added
 
 
-def rotate(environment: str, names: list[str]) -> None:
+def rotate(environment: Environment, names: list[str]) -> None:
     """Replace secrets by new ones; a deploy then carries them to the hosts.
 
     Those that belong together are renewed together. Raises Failure for names that are unknown or must never change,
@@ -192,7 +183,7 @@ def rotate(environment: str, names: list[str]) -> None:
     if stepwise:
         raise Failure(
             f"{', '.join(stepwise)} cannot change in one step: hosts would no longer trust each other.",
-            f"Run: ./inv secrets.rotate-ca --env={environment}",
+            f"Run: ./inv secrets.rotate-ca --env={environment.name}",
             Exit.USAGE,
         )
     values = read(environment)
@@ -203,17 +194,17 @@ def rotate(environment: str, names: list[str]) -> None:
     _store(environment, {**values, **{name: new[name] for name in chosen}})
 
 
-def replace(environment: str, new: Mapping[str, Any]) -> None:
+def replace(environment: Environment, new: Mapping[str, Any]) -> None:
     """Write these secrets into the vault; the others stay as they are."""
     _store(environment, {**read(environment), **new})
 
 
-def edit(environment: str) -> None:
+def edit(environment: Environment) -> None:
     """Open the vault of an environment in $EDITOR."""
-    if environment == LAB_ENVIRONMENT:
+    if environment.is_lab:
         ensure_lab()
-    path = vault_path(environment)
-    if _is_plain(environment):
+    path = environment.vault
+    if not environment.is_real:
         command = [os.environ.get("EDITOR", "vi"), str(path)]
     else:
         read(environment)
@@ -221,27 +212,27 @@ def edit(environment: str) -> None:
     subprocess.run(command, cwd=ROOT, check=True)
 
 
-def ansible_arguments(environment: str) -> list[str]:
+def ansible_arguments(environment: Environment) -> list[str]:
     """Arguments that let ansible-playbook open the vault of an environment; none for the lab."""
-    return [] if _is_plain(environment) else _password_arguments(environment)
+    return _password_arguments(environment) if environment.is_real else []
 
 
-def _password_arguments(environment: str) -> list[str]:
+def _password_arguments(environment: Environment) -> list[str]:
     given = os.environ.get(PASSWORD_VARIABLE)
-    path = Path(given) if given else ROOT / f".vault-password-{environment}"
+    path = Path(given) if given else ROOT / f".vault-password-{environment.name}"
     if not path.is_file():
         raise Failure(
-            f"The password of the vault of '{environment}' is not known: {path} does not exist.",
+            f"The password of the vault of '{environment.name}' is not known: {path} does not exist.",
             f"Write it there (mode 0600; git ignores it) or name another file in {PASSWORD_VARIABLE}.",
             Exit.BAD_CONFIGURATION,
         )
     return ["--vault-password-file", str(path)]
 
 
-def _decrypt(environment: str, path: Path) -> str:
+def _decrypt(environment: Environment, path: Path) -> str:
     content = _content(path)
     if not content.startswith(_VAULT_HEADER):
-        if _is_plain(environment):
+        if not environment.is_real:
             return content.decode()
         raise Failure(
             f"{path} is not encrypted.",
@@ -258,7 +249,7 @@ def _decrypt(environment: str, path: Path) -> str:
     if answer.returncode != 0:
         raise Failure(
             f"{path} cannot be opened: {answer.stderr.strip().splitlines()[-1]}",
-            f"Check the password file (variable {PASSWORD_VARIABLE} or .vault-password-{environment}).",
+            f"Check the password file (variable {PASSWORD_VARIABLE} or .vault-password-{environment.name}).",
             Exit.BAD_CONFIGURATION,
         )
     return answer.stdout
@@ -296,9 +287,9 @@ def _dump(values: Mapping[str, Any]) -> str:
     return yaml.safe_dump({name: values[name] for name in SECRETS if name in values}, sort_keys=False)
 
 
-def _store(environment: str, values: Mapping[str, Any]) -> None:
-    path = vault_path(environment)
-    if _is_plain(environment):
+def _store(environment: Environment, values: Mapping[str, Any]) -> None:
+    path = environment.vault
+    if not environment.is_real:
         _write_private(path, _dump(values))
         return
     arguments = _password_arguments(environment)

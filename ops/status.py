@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from ops import remote
-from ops.cli import task
 from ops.environment import Environment, Host
-from ops.errors import Exit, Failure
+from ops.errors import Exit
 
 UNITS = {
     "loadbalancers": ["haproxy.service", "keepalived.service"],
@@ -25,7 +20,6 @@ UNITS = {
     "packages": ["nginx.service"],
     "storage": ["swift-proxy.service", "swift-account.service", "swift-container.service", "swift-object.service"],
 }
-PROBE = Path(__file__).with_name("status_probe.py")
 
 
 @dataclass
@@ -64,9 +58,9 @@ def _units(host: Host) -> list[str]:
 def _ask(environment: Environment, host: Host) -> HostStatus:
     functions = sorted(group for group in host.groups if group in UNITS or group in {"monitoring", "backup"})
     result = HostStatus(host.name, host.address, functions)
-    command = ["sudo", "-n", "python3", "-c", PROBE.read_text(), host.name, ",".join(functions), ",".join(_units(host))]
+    arguments = (host.name, ",".join(functions), ",".join(_units(host)))
     try:
-        result.said = remote.answer(environment, host, command)
+        result.said = remote.ask_program(environment, host, "host_status", *arguments)
     except remote.NoAnswer as silent:
         why = "not reachable" if silent.code == Exit.UNAVAILABLE else "did not answer"
         result.blame(f"{why}: {silent.reason[-200:]}")
@@ -124,23 +118,7 @@ def _judge_address(environment: Environment, found: list[HostStatus]) -> None:
             mine.blame(f"{address} is on {', '.join(holders) or 'no load balancer'}", *peers)
 
 
-@task(name="status", help={"env": "environment to look at", "json": "as JSON, for programs"})
-def show(_context: object, env: str = "lab", json_: bool = False) -> None:
-    """Show hosts, services and versions."""
-    environment = Environment.named(env)
-    found = status(environment)
-    if json_:
-        sys.stdout.write(json.dumps([asdict(host) for host in found], indent=2) + "\n")
-    else:
-        Console().print(_table(environment, found))
-    wrong = [host.name for host in found if host.problems]
-    if wrong:
-        raise Failure(
-            f"Not as it should be: {', '.join(wrong)}.", "The table says what; `journalctl -u UNIT` there, why."
-        )
-
-
-def _table(environment: Environment, found: list[HostStatus]) -> Table:
+def table(environment: Environment, found: list[HostStatus]) -> Table:
     # A narrow terminal folds: half a release's name is none.
     table = Table(
         *(Column(name, overflow="fold") for name in ("host", "address", "functions", "release", "services", "notes")),

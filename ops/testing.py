@@ -14,10 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import ops.roles
-from ops.cli import console, task
+from ops.console import console
 from ops.errors import Exit, Failure
 from ops.lab import machine
 from ops.paths import ARTEFACTS, ROLES, ROOT, tool
+from ops.tasks.declare import task
 
 TEST_LAB = "test"
 LONG_SCENARIOS = frozenset({"etcd", "postgresql", "storage", "web"})

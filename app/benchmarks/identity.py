@@ -24,7 +24,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from ops.app import running
+from ops.local_app import running
 from tests.browser.person import ARGUMENTS, Person, chromium
 
 WITHOUT = """

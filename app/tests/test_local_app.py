@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.app import running
 from ops.errors import Failure
+from ops.local_app import running
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

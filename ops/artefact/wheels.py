@@ -15,7 +15,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from ops.cli import console
+from ops.console import console
 from ops.errors import Exit, Failure
 from ops.paths import APP, ROOT
 

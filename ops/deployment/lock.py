@@ -14,11 +14,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
-from ops.deployment.store import Store
+from ops.console import console
+from ops.deployment.store import NotThereYet, Store
 from ops.errors import Exit, Failure
 
 LEASE_SECONDS = 60
@@ -104,7 +105,7 @@ def held(store: Store, reason: str) -> Iterator[Lock]:
         raise Failure(
             f"The environment is locked by {holder or 'somebody who is just leaving'}.",
             f"Wait for them. If that process is dead, the lock ends by itself within {LEASE_SECONDS} s; "
-            "./inv lock.break takes it away before.",
+            "./inv lock.break removes it at once.",
             Exit.TEMPORARY,
         )
     lock = Lock(store, lease)
@@ -112,6 +113,15 @@ def held(store: Store, reason: str) -> Iterator[Lock]:
         yield lock
     finally:
         lock.release()
+
+
+def held_if_there(stack: ExitStack, store: Store, reason: str) -> Lock | None:
+    """The lock, held until the stack ends; None on an environment that was never provisioned."""
+    try:
+        return stack.enter_context(held(store, reason))
+    except NotThereYet:
+        console.print("No lock yet: this environment is new.")
+        return None
 
 
 def current(store: Store) -> Holder | None:
@@ -128,7 +138,7 @@ def seconds_left(store: Store) -> int:
 
 
 def break_lock(store: Store) -> Holder | None:
-    """Take the lock away from whoever holds it, and return who that was."""
+    """Remove the lock, and return who held it."""
     holder = current(store)
     if lease := store.get(KEY):
         store.revoke(lease)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ops.ansible import Change
-from ops.deployment.fleet import Releases
+from ops.deployment.releases import Releases
 from ops.paths import ROOT
 from ops.release.source import INPUTS
 

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ops.cli import console
+from ops.console import console
 from ops.deployment.lock import now, operator
 from ops.deployment.store import Store
 from ops.errors import Failure
 
+DEPLOY = "deploy"
+ROLLBACK = "rollback"
 SHIP = "ship processors"
 PACKAGES = "packages"
 CONTRACT = "contract"
@@ -35,7 +37,7 @@ OPEN = {RUNNING, FAILED, INTERRUPTED}
 
 
 @dataclass
-class Step:
+class StepRecord:
     """One step: when it began (ISO 8601), how many seconds it took, and how it ended ("" while it runs)."""
 
     name: str
@@ -59,7 +61,7 @@ class Record:
     message: str = ""
     hosts: list[str] = field(default_factory=list)
     before: dict[str, str] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[StepRecord] = field(default_factory=list)
 
     @classmethod
     def new(cls, operation: str, release: str, reason: str) -> Record:
@@ -71,7 +73,7 @@ class Record:
     def from_text(cls, text: str) -> Record:
         """As `text` wrote it."""
         values: dict[str, Any] = json.loads(text)
-        steps = [Step(**step) for step in values.pop("steps")]
+        steps = [StepRecord(**step) for step in values.pop("steps")]
         return cls(**values, steps=steps)
 
     @property
@@ -148,7 +150,7 @@ class Records:
     @contextmanager
     def step(self, record: Record, name: str) -> Iterator[None]:
         """Keep when the block began and how it ended."""
-        step = Step(name, now())
+        step = StepRecord(name, now())
         record.steps.append(step)
         self.save(record)
         began = time.monotonic()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.errors import Exit, Failure
-from ops.lab.cgroups import Group
+from ops.lab.cgroups import Cgroup
 from ops.lab.place import APT_CACHE, NETNS, Place
 from ops.lab.shell import run
 from ops.lab.sources import Mirror
@@ -50,8 +50,8 @@ class Cache:
         return f"127.{digest[0]}.{digest[1]}.{digest[2] % 254 + 1}"
 
     @property
-    def group(self) -> Group:
-        return Group(self.place.name, self.place.cache_group)
+    def group(self) -> Cgroup:
+        return Cgroup(self.place.name, self.place.cache_group)
 
     @property
     def mirror(self) -> Mirror:

@@ -39,7 +39,7 @@ def systemd_owns_the_tree() -> bool:
 
 
 @dataclass(frozen=True)
-class Group:
+class Cgroup:
     """One control group of a lab: of a host, of a client, or of the package cache."""
 
     lab: str
@@ -145,7 +145,7 @@ class Group:
                 Path(directory).rmdir()
 
 
-def groups_of(lab: str) -> list[Group]:
+def groups_of(lab: str) -> list[Cgroup]:
     """The lab's groups that exist now."""
     mount = mount_point()
     if mount is None:
@@ -153,9 +153,9 @@ def groups_of(lab: str) -> list[Group]:
     if systemd_owns_the_tree():
         prefix, suffix = f"longhaul-{lab}.", ".scope"
         found = (mount / SLICE).glob(f"{prefix}*{suffix}")
-        return [Group(lab, path.name.removeprefix(prefix).removesuffix(suffix)) for path in sorted(found)]
+        return [Cgroup(lab, path.name.removeprefix(prefix).removesuffix(suffix)) for path in sorted(found)]
     directory = mount / "longhaul" / lab
-    return [Group(lab, path.name) for path in sorted(directory.glob("*")) if path.is_dir()]
+    return [Cgroup(lab, path.name) for path in sorted(directory.glob("*")) if path.is_dir()]
 
 
 def remove_all(lab: str) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ops.errors import Exit, Failure
 from ops.lab import cgroups, network
-from ops.lab.cgroups import Group
+from ops.lab.cgroups import Cgroup
 from ops.lab.place import NETNS, Place, port_name
 from ops.lab.shell import run
 from ops.lab.sources import Mirror
@@ -41,7 +41,7 @@ _FILL = "fill"
 
 
 @dataclass(frozen=True)
-class Host:
+class LabHost:
     """A host by name and address; `disk_size` as truncate(1) takes it, `mounts` are paths that are mount points.
 
     A host of a `sealed` lab is reached from within the lab only.
@@ -59,8 +59,8 @@ class Host:
         return self.place.host(self.name)
 
     @property
-    def group(self) -> Group:
-        return Group(self.place.name, self.place.host_group(self.name))
+    def group(self) -> Cgroup:
+        return Cgroup(self.place.name, self.place.host_group(self.name))
 
     @property
     def netns(self) -> str:

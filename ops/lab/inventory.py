@@ -14,19 +14,18 @@ from pathlib import Path
 
 import yaml
 
-from ops.environment import LAB_ENVIRONMENT, VAULT_FILE, Environment
+from ops import secrets
+from ops.environment import Environment, Kind
 from ops.errors import Exit, Failure
-from ops.lab import rehearsal
+from ops.inventories import KNOWN_HOSTS_FILE, LAB_ENVIRONMENT, PACKAGES_FILE, VAULT_FILE
 from ops.lab.cache import Cache
-from ops.lab.host import Host
+from ops.lab.host import LabHost
 from ops.lab.network import Block, Wiring
 from ops.lab.place import LABS, Place
-from ops.packages import lock as package_lock
 from ops.paths import INVENTORIES
 
-LAB_VARIABLES = rehearsal.VARIABLES
+LAB_VARIABLES = "group_vars/all/zz_lab.yml"  # read last of its folder, so that it decides
 FITTING = "zz_lab.yml"
-KNOWN_HOSTS = "known_hosts"
 
 
 def block_of(environment: Environment) -> Block:
@@ -99,27 +98,27 @@ def relocated(text: str, source: Block, target: Block) -> str:
     return re.sub(rf"(?<![\d.]){re.escape(old)}\.(?=\d)", f"{new}.", text)
 
 
-def write(place: Place, source: Environment, wiring: Wiring, hosts: Iterable[Host]) -> Path:
+def write(place: Place, source: Environment, wiring: Wiring, hosts: Iterable[LabHost]) -> Path:
     """Writes the lab's inventory from that of `source`; what has not changed is not touched. Returns its directory."""
-    from ops import secrets
-
-    secrets.ensure_lab()
+    secrets.ensure_lab()  # the lab's vault is copied like every other file
     wanted: dict[str, str] = {}
     for path in sorted(source.inventory.rglob("*")):
-        if path.is_file() and path.name != KNOWN_HOSTS and path != source.inventory / package_lock.FILE:
+        if path.is_file() and path.name != KNOWN_HOSTS_FILE and path != source.inventory / PACKAGES_FILE:
             wanted[path.relative_to(source.inventory).as_posix()] = path.read_text()
     if wiring.sealed:
         # Whatever the real hosts know, these do not.
-        wanted[VAULT_FILE] = secrets.made_up(place.inventory / VAULT_FILE, source.name)
+        wanted[VAULT_FILE] = secrets.made_up(place.inventory / VAULT_FILE, source)
         wanted |= {name: yaml.safe_dump(values) for name, values in _fitting(source).items()}
     else:
         own = block_of(source)
         wanted = {name: relocated(text, own, wiring.first) for name, text in wanted.items()}
     wanted[LAB_VARIABLES] = yaml.safe_dump(_variables(place, source, wiring), sort_keys=False)
-    wanted[KNOWN_HOSTS] = "".join(f"{host.name},{host.address} {host.public_key}\n" for host in hosts if host.exists())
+    wanted[KNOWN_HOSTS_FILE] = "".join(
+        f"{host.name},{host.address} {host.public_key}\n" for host in hosts if host.exists()
+    )
     for path in sorted(place.inventory.rglob("*")):
         # The lock of packages is the lab's own: it names a snapshot on one of its hosts.
-        if path.is_file() and path.relative_to(place.inventory).as_posix() not in {*wanted, package_lock.FILE}:
+        if path.is_file() and path.relative_to(place.inventory).as_posix() not in {*wanted, PACKAGES_FILE}:
             path.unlink()
     for name, text in wanted.items():
         target = place.inventory / name
@@ -170,9 +169,7 @@ def _variables(place: Place, source: Environment, wiring: Wiring) -> dict[str, o
 
 def _sealed_variables() -> dict[str, object]:
     """What a rehearsal has instead of what would call out, or needs what only the real site has."""
-    from ops import secrets
-
-    key = secrets.read(LAB_ENVIRONMENT)["vault_release_signing_public_key"]
+    key = secrets.read(secrets.ensure_lab())["vault_release_signing_public_key"]
     return {
         # The user's own settings of ssh may name an open connection to the real host, or a way to it.
         "ansible_ssh_extra_args": "-F none",
@@ -185,9 +182,4 @@ def _sealed_variables() -> dict[str, object]:
 
 def environment_of(place: Place, name: str = LAB_ENVIRONMENT) -> Environment:
     """The environment as this lab has it, with the lab's own addresses."""
-    return Environment(name, place.inventory)
-
-
-def source_of(name: str) -> Environment:
-    """An environment as this checkout has it, with the addresses that stand there."""
-    return Environment(name, INVENTORIES / name)
+    return Environment(name, place.inventory, Kind.LAB if name == LAB_ENVIRONMENT else Kind.REHEARSAL)

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from ops.cli import console
+from ops.console import console
 from ops.errors import Exit, Failure
 from ops.lab import cgroups, image, sources
 from ops.lab.place import IMAGES, LABS
@@ -167,7 +167,7 @@ def _install_cache_unstarted() -> None:
         subprocess.run(["update-rc.d", "apt-cacher-ng", "disable"], check=False, capture_output=True)
 
 
-def check(new_hosts: int) -> None:
+def require_capable(new_hosts: int) -> None:
     """Raises Failure with everything that keeps a lab with `new_hosts` more hosts from running here."""
     problems = list(_problems(new_hosts))
     if problems:

@@ -16,13 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
-
 from ops.errors import Exit, Failure
+from ops.lab import inventory, machine
+from ops.lab.lab import Lab
 from ops.lab.place import LABS, NETNS, Place
 
 OPTION = "--rehearse"
-VARIABLES = "group_vars/all/zz_lab.yml"  # read last of its folder, so that it decides
 # Names are those of the rehearsed site, and nobody else is asked for one.
 _ENTER = """
 mount --bind "$1" /etc/hosts
@@ -48,15 +47,10 @@ def current() -> Rehearsal | None:
         place = Place(path.name)
         namespace = NETNS / place.netns
         if namespace.exists() and os.path.samestat(namespace.stat(), own):
-            recorded = yaml.safe_load((place.inventory / VARIABLES).read_text())
-            return Rehearsal(recorded["lab_environment"], place)
+            environment = inventory.recorded_environment(place)
+            assert environment is not None, "a lab whose network is up has an inventory"
+            return Rehearsal(environment, place)
     return None
-
-
-def within(environment: str) -> Rehearsal | None:
-    """The rehearsal of that environment, if this process is within it."""
-    found = current()
-    return found if found is not None and found.environment == environment else None
 
 
 def enter(environment: str, words: Sequence[str]) -> NoReturn:
@@ -75,9 +69,6 @@ def enter(environment: str, words: Sequence[str]) -> NoReturn:
 
 def require_up(environment: str) -> Place:
     """The place of a rehearsal that is up. Raises Failure if it is not, or this is not root."""
-    from ops.lab import machine
-    from ops.lab.lab import Lab
-
     machine.require_root()
     lab = Lab.rehearsing(environment)
     off = sorted(name for name, state in lab.states().items() if state == "stopped")
@@ -109,8 +100,6 @@ def words_within(line: Sequence[str], environment: str) -> list[str]:
 
 
 def _names(place: Place) -> str:
-    from ops.lab import inventory
-
     found = ["127.0.0.1 localhost"]
     known = inventory.environment_of(place, inventory.recorded_environment(place) or "")
     named: set[str] = set()

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ops.errors import Exit, Failure
-from ops.lab.host import Host
+from ops.inventories import PACKAGES_FILE
+from ops.lab.host import LabHost
 from ops.lab.machine import SPARE_BYTES
 from ops.lab.place import Place
 from ops.lab.shell import run
-from ops.packages import lock as package_lock
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _PACKAGES = "packages.yml"
@@ -32,7 +32,7 @@ def names(place: Place) -> list[str]:
     return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
 
 
-def check_name(name: str) -> None:
+def require_name(name: str) -> None:
     """Raises Failure unless `name` can name a snapshot."""
     if not _NAME.fullmatch(name):
         raise Failure(
@@ -40,7 +40,7 @@ def check_name(name: str) -> None:
         )
 
 
-def check(place: Place, name: str, hosts: Sequence[Host]) -> None:
+def require_possible(place: Place, name: str, hosts: Sequence[LabHost]) -> None:
     """Raises Failure if a snapshot cannot be taken: no hosts, no disks, a name that is used, or too little space."""
     if not hosts:
         raise Failure("The lab has no hosts to keep.", "Start it: ./inv lab.up", Exit.TEMPORARY)
@@ -65,13 +65,13 @@ def check(place: Place, name: str, hosts: Sequence[Host]) -> None:
         )
 
 
-def take(place: Place, name: str, hosts: Sequence[Host]) -> None:
+def take(place: Place, name: str, hosts: Sequence[LabHost]) -> None:
     """Copies the disks of hosts that are off. A snapshot is there whole or not at all."""
     scratch = place.snapshots / ".taking"
     run(["rm", "-rf", "--one-file-system", scratch])
     for host in hosts:
         _copy(host.directory, scratch / host.name)
-    lock = place.inventory / package_lock.FILE
+    lock = place.inventory / PACKAGES_FILE
     if lock.is_file():
         shutil.copyfile(lock, scratch / _PACKAGES)
     scratch.rename(place.snapshots / name)
@@ -89,7 +89,7 @@ def put_back(place: Place, name: str) -> None:
     if hosts.exists():
         hosts.rename(old)
     scratch.rename(hosts)
-    lock, kept_lock = place.inventory / package_lock.FILE, place.snapshots / name / _PACKAGES
+    lock, kept_lock = place.inventory / PACKAGES_FILE, place.snapshots / name / _PACKAGES
     lock.unlink(missing_ok=True)
     if kept_lock.is_file():
         shutil.copyfile(kept_lock, lock)
@@ -98,7 +98,7 @@ def put_back(place: Place, name: str) -> None:
 
 def drop(place: Place, name: str) -> None:
     """Removes a snapshot, if there is one of that name."""
-    check_name(name)
+    require_name(name)
     run(["rm", "-rf", "--one-file-system", place.snapshots / name])
 
 

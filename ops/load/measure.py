@@ -12,7 +12,7 @@ from enum import StrEnum
 FAILURES_KEPT = 100
 
 
-class Kind(StrEnum):
+class RequestKind(StrEnum):
     """Requests whose latency says something; that of a PATCH is the length of its body."""
 
     PAGE = "page"
@@ -41,7 +41,7 @@ class Measure:
 
     began: float = field(default_factory=time.monotonic)
     sent: Counter[int] = field(default_factory=Counter)
-    latencies: dict[Kind, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    latencies: dict[RequestKind, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     interruptions: list[float] = field(default_factory=list)
     resumed_after: list[float] = field(default_factory=list)
     failures: list[tuple[float, str]] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Measure:
         """Bytes that the client's kernel has taken."""
         self.sent[int(self.now())] += count
 
-    def request(self, kind: Kind, began: float) -> None:
+    def request(self, kind: RequestKind, began: float) -> None:
         """A request that was answered as it should be; `began` as `now` was when it was sent."""
         self.latencies[kind].append((began, self.now() - began))
 
@@ -70,14 +70,14 @@ class Measure:
         if len(self.failures) < FAILURES_KEPT:
             self.failures.append((self.now(), what))
 
-    def latency(self, kind: Kind) -> Latency:
+    def latency(self, kind: RequestKind) -> Latency:
         """Of all requests of a kind; zeros if there was none."""
         seconds = sorted(length for _, length in self.latencies[kind])
         if not seconds:
             return Latency(0, 0, 0, 0)
         return Latency(len(seconds), quantile(seconds, 0.5), quantile(seconds, 0.95), seconds[-1])
 
-    def latency_over_time(self, kind: Kind, fraction: float) -> dict[int, float]:
+    def latency_over_time(self, kind: RequestKind, fraction: float) -> dict[int, float]:
         """Second -> that quantile of the latencies of the requests that began in it."""
         buckets: dict[int, list[float]] = defaultdict(list)
         for began, length in self.latencies[kind]:
@@ -92,7 +92,7 @@ class Measure:
             "bytes_sent": self.sent.total(),
             "bytes_sent_again": self.sent_again,
             "bytes_per_second": [self.sent[second] for second in range(seconds)],
-            "latency_seconds": {kind.value: asdict(self.latency(kind)) for kind in Kind},
+            "latency_seconds": {kind.value: asdict(self.latency(kind)) for kind in RequestKind},
             "uploads_created": self.created,
             "uploads_done": self.done,
             "cuts": self.cuts,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ops.load.measure import Kind, Measure
+from ops.load.measure import Measure, RequestKind
 from ops.load.profile import MB, Profile
 
-_NAMES = {Kind.PAGE: "pages", Kind.CREATE: "creations", Kind.OFFSET: "offsets asked for"}
+_NAMES = {RequestKind.PAGE: "pages", RequestKind.CREATE: "creations", RequestKind.OFFSET: "offsets asked for"}
 
 
 def requests_table(measure: Measure) -> Table:
@@ -69,10 +69,10 @@ def _draw(path: Path, title: str, measure: Measure) -> None:
     throughput.fill_between(seconds, [measure.sent[second] / MB for second in seconds], step="post", alpha=0.6)
     throughput.set_ylabel("sent, MB/s")
     for fraction, name in ((0.5, "median"), (0.95, "95 %"), (1.0, "slowest")):
-        found = measure.latency_over_time(Kind.PAGE, fraction)
+        found = measure.latency_over_time(RequestKind.PAGE, fraction)
         latency.plot(list(found), [value * 1000 for value in found.values()], label=name, linewidth=1)
     latency.set_ylabel("pages, ms")
-    if measure.latencies[Kind.PAGE]:
+    if measure.latencies[RequestKind.PAGE]:
         latency.legend(loc="upper right")
     colours = {"interruptions": "tab:orange", "failures": "tab:red"}
     times = {"interruptions": measure.interruptions, "failures": [at for at, _ in measure.failures]}

@@ -18,7 +18,7 @@ import aiohttp
 from yarl import URL
 
 from ops.load.content import Content
-from ops.load.measure import Kind, Measure
+from ops.load.measure import Measure, RequestKind
 from ops.load.profile import Group
 
 RETRY_SECONDS = (0.0, 1.0, 3.0, 5.0)
@@ -97,7 +97,7 @@ class Upload:
                 self._location = str(answer.url.join(URL(answer.headers["Location"])))
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _Failed(f"creation got no answer: {error!r}") from error
-        self._measure.request(Kind.CREATE, began)
+        self._measure.request(RequestKind.CREATE, began)
         self._measure.created += 1
 
     async def _send_all(self) -> None:
@@ -149,7 +149,7 @@ class Upload:
         except (aiohttp.ClientError, OSError):
             # Closed without an answer, or nobody there: a client asks again.
             return False
-        self._measure.request(Kind.OFFSET, began)
+        self._measure.request(RequestKind.OFFSET, began)
         if self._interrupted is not None:
             self._measure.resumed_after.append(self._measure.now() - self._interrupted)
             self._interrupted = None
@@ -204,7 +204,7 @@ class Upload:
                     said = await answer.json()
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise _Failed(f"GET {url} got no answer: {error!r}") from error
-            self._measure.request(Kind.PAGE, began)
+            self._measure.request(RequestKind.PAGE, began)
             if said["state"] == "done":
                 break
             if said["state"] not in _PASSED:

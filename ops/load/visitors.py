@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 import aiohttp
 
-from ops.load.measure import Kind, Measure
+from ops.load.measure import Measure, RequestKind
 
 PAGE = "/"
 PAGES_PER_VISIT = 5
@@ -33,7 +33,7 @@ async def visit(session: Callable[[], aiohttp.ClientSession], url: str, measure:
             except (aiohttp.ClientError, TimeoutError) as error:
                 measure.failure(f"page {PAGE} got no answer: {error!r}")
                 continue
-            measure.request(Kind.PAGE, began)
+            measure.request(RequestKind.PAGE, began)
 
 
 async def visits(

@@ -10,7 +10,7 @@ from typing import Any
 from ops import remote
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
-from ops.packages.lock import Lock
+from ops.package_lock import PackageLock
 
 GROUP = "packages"
 PROGRAM = "/usr/local/sbin/longhaul-packages"
@@ -33,10 +33,10 @@ class Repository:
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
-    def make(self, names: Iterable[str]) -> Lock:
+    def make(self, names: Iterable[str]) -> PackageLock:
         """A lock on a snapshot of the newest versions; the snapshot is made unless there is one of the same."""
         said = self._ask("make", names=names, seconds=FETCH_SECONDS)
-        return Lock(said["snapshot"], said["key"], said["versions"])
+        return PackageLock(said["snapshot"], said["key"], said["versions"])
 
     def available(self, names: Iterable[str]) -> dict[str, Available]:
         """The newest versions, by name; nothing is fetched. Names that Debian has not are left out."""
@@ -48,10 +48,10 @@ class Repository:
         names: list[str] = self._ask("list")
         return names
 
-    def lock_on(self, snapshot: str) -> Lock:
+    def lock_on(self, snapshot: str) -> PackageLock:
         """A lock on a snapshot that is there."""
         said = self._ask("show", snapshot)
-        return Lock(said["snapshot"], said["key"], said["versions"])
+        return PackageLock(said["snapshot"], said["key"], said["versions"])
 
     def _ask(self, *words: str, names: Iterable[str] | None = None, seconds: float = remote.ANSWER_SECONDS) -> Any:
         command = ["sudo", "-n", "-u", "packages", PROGRAM, *words]

@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ops.cli import console
+from ops.console import console
 from ops.environment import Environment
 from ops.errors import Exit, Failure
+from ops.on_host import install_release as installer
+from ops.on_host.install_release import Refused, sha256_of
 from ops.paths import CACHE, DIST, ROOT
-from ops.release import installer, provenance, signature, source, tools
+from ops.release import provenance, signature, source, tools
 from ops.release.difference import first_difference
-from ops.release.installer import Refused, sha256_of
 from ops.release.signature import PROVENANCE_NAMESPACE
 from ops.release.source import Source
 
@@ -94,7 +95,7 @@ def find(version: str) -> Release:
     return Release(version, target, sha256_of(target))
 
 
-def check(release: Release, environment: Environment) -> str:
+def verify(release: Release, environment: Environment) -> str:
     """Who signed a release, among those whom an environment allows: what its hosts will ask before they unpack it.
 
     Raises Failure if it is nobody of them.

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ops.on_host.install_release import sha256_of
 from ops.release import source
-from ops.release.installer import sha256_of
 from ops.release.source import Source
 
 BUILD_TYPE = "urn:longhaul:build:1"

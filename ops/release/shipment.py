@@ -11,12 +11,12 @@ import tempfile
 from pathlib import Path
 
 from ops.artefact import archive, manifest
-from ops.cli import console
+from ops.console import console
 from ops.environment import Environment
 from ops.errors import Exit, Failure
+from ops.on_host.install_release import PROCESSORS, sha256_of
 from ops.paths import DIST, ROOT
-from ops.release import Release, check, signature, source
-from ops.release.installer import PROCESSORS, sha256_of
+from ops.release import Release, signature, source, verify
 
 SCRIPTS = "app/processors"
 
@@ -54,7 +54,7 @@ def build(environment: Environment, *, ref: str = "", dirty_allowed: bool = Fals
             shutil.copyfile(path, DIST / f".{path.name}")
             (DIST / f".{path.name}").replace(DIST / path.name)
     built = Release(chosen.version, target, sha256_of(target))
-    console.print(f"{target.relative_to(ROOT)}, signed by {check(built, environment)}")
+    console.print(f"{target.relative_to(ROOT)}, signed by {verify(built, environment)}")
     return built
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import jinja2
 
 from ops import secrets
-from ops.environment import LAB_ENVIRONMENT, Environment
+from ops.environment import Environment
 from ops.errors import Exit, Failure
-from ops.release.installer import NAMESPACE
+from ops.on_host.install_release import NAMESPACE
 
 PROVENANCE_NAMESPACE = "longhaul-provenance"
 KEY_VARIABLE = "LONGHAUL_SIGNING_KEY"
@@ -47,7 +47,7 @@ def signing_key(given: str = "", *, for_lab: bool = False) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="longhaul-key-") as directory:  # mode 0700
         path = Path(directory) / "key"
         path.touch(mode=0o600)
-        path.write_text(secrets.read(LAB_ENVIRONMENT)["vault_release_signing_key"])
+        path.write_text(secrets.read(secrets.ensure_lab())["vault_release_signing_key"])
         yield path
 
 
@@ -85,7 +85,7 @@ def allowed_signers(environment: Environment) -> Iterator[Path]:
 
     Raises Failure if the inventory names none.
     """
-    values = secrets.read(environment.name) if environment.name == LAB_ENVIRONMENT else {}
+    values = secrets.read(environment) if environment.is_lab else {}
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - no HTML
     with tempfile.TemporaryDirectory(prefix="longhaul-signers-") as directory:
         path = Path(directory) / "release-signers"

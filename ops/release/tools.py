@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ops.cli import console
+from ops.console import console
 from ops.errors import Exit, Failure
 from ops.paths import CACHE, tool
 

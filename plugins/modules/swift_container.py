@@ -37,7 +37,7 @@ options:
     description: Name of the container.
     type: str
     required: true
-  probe:
+  test_object:
     description: Name of the object that is written, read and deleted.
     type: str
     required: true
@@ -59,12 +59,12 @@ EXAMPLES = r"""
     user: files:app
     key: "{{ storage_app_key }}"
     container: longhaul
-    probe: probe/data1
+    test_object: test/data1
 """
 
 RETURN = r"""
 seconds:
-  description: How long the probe's PUT took at the last try, in seconds.
+  description: How long the PUT of the test object took at the last try, in seconds.
   type: float
   returned: not in check mode
 """
@@ -74,7 +74,7 @@ PROBE_BYTES = 65536
 ANSWER_SECONDS = 20
 
 
-class ProbeError(Exception):
+class UnusableError(Exception):
     """The proxy answered, and not what was expected."""
 
 
@@ -98,7 +98,7 @@ class Proxy:
         body: bytes | None = None,
         expected: tuple[int, ...] = (200, 201, 202, 204),
     ) -> tuple[int, bytes, HTTPMessage]:
-        """Status, body and headers. Raises ProbeError for a status that is not expected, OSError without an answer."""
+        """Status, body and headers. Raises UnusableError for another status than expected, OSError if none comes."""
         place = urlsplit(self._url)
         connection = HTTPSConnection(place.netloc, timeout=ANSWER_SECONDS, context=self._tls)
         try:
@@ -106,25 +106,25 @@ class Proxy:
             answer = connection.getresponse()
             content = answer.read()
         except HTTPException as error:
-            raise ProbeError(f"{method} {self._url}{path} was broken off") from error
+            raise UnusableError(f"{method} {self._url}{path} was broken off") from error
         finally:
             connection.close()
         if answer.status not in expected:
-            raise ProbeError(f"{method} {self._url}{path} answered {answer.status}")
+            raise UnusableError(f"{method} {self._url}{path} answered {answer.status}")
         return answer.status, content, answer.headers
 
     def has(self, container: str) -> bool:
         """Whether the container is there."""
         return self.ask("HEAD", f"/{container}", expected=(204, 404))[0] == 204
 
-    def probe(self, path: str) -> float:
+    def put_test_object(self, path: str) -> float:
         """Write, read and delete an object; returns how long the write took, in seconds."""
         content = os.urandom(PROBE_BYTES)
         started = time.monotonic()
         self.ask("PUT", path, {"ETag": hashlib.md5(content, usedforsecurity=False).hexdigest()}, content)
         seconds = time.monotonic() - started
         if self.ask("GET", path)[1] != content:
-            raise ProbeError(f"GET {self._url}{path} gave other bytes than were written")
+            raise UnusableError(f"GET {self._url}{path} gave other bytes than were written")
         self.ask("DELETE", path)
         return seconds
 
@@ -138,7 +138,7 @@ def main() -> None:
             "user": text,
             "key": {**text, "no_log": True},
             "container": text,
-            "probe": text,
+            "test_object": text,
             "ca_file": {"type": "path", "default": "/etc/longhaul/pki/ca.crt"},
             "timeout": {"type": "int", "default": 60},
         },
@@ -156,8 +156,9 @@ def main() -> None:
             if missing:
                 proxy.ask("PUT", f"/{container}")
                 changed = True
-            module.exit_json(changed=changed, seconds=proxy.probe(f"/{container}/{parameters['probe']}"))
-        except (OSError, ProbeError) as error:
+            test_object = f"/{container}/{parameters['test_object']}"
+            module.exit_json(changed=changed, seconds=proxy.put_test_object(test_object))
+        except (OSError, UnusableError) as error:
             if module.check_mode:
                 module.exit_json(changed=True)
             if time.monotonic() > deadline:

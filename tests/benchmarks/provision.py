@@ -17,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from ops import ansible
-from ops.environment import LAB_ENVIRONMENT, Environment
+from ops import ansible, where
+from ops.environment import Environment
+from ops.inventories import LAB_ENVIRONMENT
 from ops.paths import ROOT
 
 OWN = ("roles_path", "library", "action_plugins", "callback_plugins", "interpreter_python")
@@ -55,7 +56,7 @@ def seconds(environment: Environment, variables: dict[str, str]) -> float:
 def main() -> None:
     """Compare, and print."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    environment = Environment.named(LAB_ENVIRONMENT)
+    environment = where.environment(LAB_ENVIRONMENT)
     ours: list[float] = []
     stock: list[float] = []
     with tempfile.TemporaryDirectory(prefix="longhaul-stock-") as directory:

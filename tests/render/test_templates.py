@@ -21,6 +21,7 @@ import yaml
 from ansible.errors import AnsibleUndefinedVariable
 
 from ops import secrets
+from ops.environment import Environment
 from ops.paths import INVENTORIES, PLAYBOOKS, ROLES
 from tests.support.variables import Inventory, Rendered, role_tasks
 
@@ -65,7 +66,7 @@ def uses() -> list[Use]:
 @cache
 def secret_values(environment: str) -> dict[str, Any]:
     """Secrets of an environment, made up: the real ones are not needed to render."""
-    return secrets.generate(environment)
+    return secrets.generate(Environment.of_checkout(environment))
 
 
 @cache

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ops import secrets
-from ops.environment import LAB_ENVIRONMENT
+from ops.environment import Environment
+from ops.inventories import LAB_ENVIRONMENT
 from tests.support import load
 from tests.support.converged import content_name
 from tests.support.site import Site, inv
@@ -19,7 +19,7 @@ SECONDS = 300
 @pytest.fixture
 def authority(site: Site) -> Iterator[None]:
     """The site's authority, which comes back with the lab's snapshot."""
-    vault = secrets.vault_path(LAB_ENVIRONMENT)
+    vault = Environment.of_checkout(LAB_ENVIRONMENT).vault
     before = vault.read_bytes()
     yield
     vault.write_bytes(before)

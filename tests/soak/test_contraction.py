@@ -10,7 +10,7 @@ import pytest
 
 from ops import release
 from ops.artefact import manifest
-from ops.environment import LAB_ENVIRONMENT
+from ops.inventories import LAB_ENVIRONMENT
 from ops.paths import APP
 from tests.support.deployments import BACK, DEPLOY, assert_on, failed, name_of
 from tests.support.releases import altered, in_wheel

@@ -11,7 +11,9 @@ import pytest
 
 from ops import release
 from ops.artefact import manifest
-from ops.environment import LAB_ENVIRONMENT
+from ops.deployment import releases, steps
+from ops.environment import Environment
+from ops.inventories import LAB_ENVIRONMENT
 from ops.load.run import Load
 from ops.paths import APP
 from tests.support.deployments import BACK, DEPLOY, PREPARE_AND_DEPLOY, assert_on, failed, kill_after, kill_at, name_of
@@ -19,16 +21,9 @@ from tests.support.load import under_load, users_for
 from tests.support.releases import altered, in_wheel
 from tests.support.site import Poller, Site, inv
 
-STEPS = [
-    "hosts",
-    "install",
-    "expand the database",
-    "switch worker1",
-    "switch worker2",
-    "switch web1",
-    "switch web2",
-    "prove",
-]
+STEPS = steps.names(
+    steps.DEPLOYMENT, [host.name for host in releases.hosts_of(Environment.of_checkout(LAB_ENVIRONMENT))]
+)
 FOUR_RUNS_SECONDS = 600
 RELOAD_EVERY_SECONDS = 4
 
@@ -88,7 +83,7 @@ def test_a_deployment_that_died_after_a_step_is_resumed(
 ) -> None:
     version = name_of(current)
     with altered(current, version):
-        kill_after(step, *(PREPARE_AND_DEPLOY if step == "hosts" else DEPLOY), f"--release={version}")
+        kill_after(step, *(PREPARE_AND_DEPLOY if step == steps.PREPARE.name else DEPLOY), f"--release={version}")
         free(site)
         resumed = inv(*DEPLOY, "--resume")
         assert users.running, "the users were through before the deployment was"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ops.environment import LAB_ENVIRONMENT
 from ops.errors import Exit
+from ops.inventories import LAB_ENVIRONMENT
 from tests.support.recap import recaps
 from tests.support.site import Site, inv
 

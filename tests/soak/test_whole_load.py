@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ops import release
-from ops.environment import LAB_ENVIRONMENT
+from ops.inventories import LAB_ENVIRONMENT
 from ops.load.profile import PROFILES
 from tests.support.deployments import BACK, PREPARE_AND_DEPLOY, assert_on, name_of
 from tests.support.load import under_load

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,50 @@ def _yaml(path: Path) -> Any:
 
 
 RoleRule = Callable[[Path], Iterator[str]]
+
+
+# What Debian's Python has besides the standard library, where a program says so.
+DEBIAN_PYTHON = frozenset({"apt_pkg"})
+
+
+def host_program(path: Path) -> Iterator[str]:
+    """A program for hosts runs with Debian's Python alone, and says what it takes and prints."""
+    tree = ast.parse(path.read_text())
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").partition(".")[0])
+    if others := sorted(imported - sys.stdlib_module_names - DEBIAN_PYTHON):
+        yield f"{path.name} imports {', '.join(others)}, which a host does not have"
+    said = ast.get_docstring(tree) or ""
+    for word in ("Takes ", "Prints "):
+        if word not in said:
+            yield f"{path.name}: the docstring does not say what it {word.strip().lower()} ({word}...)"
+    if 'if __name__ == "__main__":' not in path.read_text():
+        yield f"{path.name} does nothing when it is run"
+
+
+def task_module(path: Path) -> Iterator[str]:
+    """A module of tasks holds tasks, and what they need to ask and to show: no class, no function for others."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            yield f"{path.name}: the class {node.name} belongs to the module that does the work"
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            decorators = {ast.unparse(one).partition("(")[0].rpartition(".")[2] for one in node.decorator_list}
+            if not decorators & {"task", "lab_task"}:
+                yield f"{path.name}: {node.name} is not a task; it belongs to the module that does the work"
+
+
+def same_names(modules: Mapping[str, str]) -> Iterator[str]:
+    """One word, one meaning: no two modules, and no two classes, of the same name. `modules` is path -> text."""
+    places: dict[str, list[str]] = {}
+    for path, text in modules.items():
+        places.setdefault(f"the module {Path(path).stem}", []).append(path)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(f"the class {node.name}", []).append(path)
+    for name, paths in sorted(places.items()):
+        if len(paths) > 1:
+            yield f"{name} is in {' and in '.join(sorted(paths))}"

@@ -87,7 +87,7 @@ def test_no_host_has_more_than_100_tasks(environment: str) -> None:
 
 def test_generated_documentation_is_up_to_date() -> None:
     pages = docs.pages()
-    assert len(pages) == len(ROLE_PATHS)
+    assert len(pages) == len(ROLE_PATHS) + 2
     assert [path for path, text in pages.items() if path.read_text() != text] == []
 
 
@@ -292,12 +292,12 @@ def test_commands_and_tasks_are_counted(role: Path, tmp_path: Path) -> None:
 
 def test_stale_documentation_is_noticed(role: Path) -> None:
     readme = role / "README.md"
-    assert docs.with_variables(readme) == readme.read_text()
+    assert docs.with_part(readme, "variables", docs.variables_table(role)) == readme.read_text()
     edit(role / "meta" / "argument_specs.yml", replace("NTP pools", "Pools of time servers"))
-    assert docs.with_variables(readme) != readme.read_text()
-    edit(readme, replace(docs.START, ""))
+    assert docs.with_part(readme, "variables", docs.variables_table(role)) != readme.read_text()
+    edit(readme, replace("<!-- variables: start -->", ""))
     with pytest.raises(Failure, match="no place"):
-        docs.with_variables(readme)
+        docs.with_part(readme, "variables", "")
 
 
 def test_an_unfinished_decision_record_is_rejected(tmp_path: Path) -> None:

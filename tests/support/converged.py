@@ -11,7 +11,8 @@ import subprocess
 import time
 from functools import cache
 
-from ops.environment import LAB_ENVIRONMENT, VAULT_FILE, Environment
+from ops import where
+from ops.inventories import LAB_ENVIRONMENT, VAULT_FILE
 from ops.lab.lab import Lab
 from ops.paths import INVENTORIES, ROOT
 from tests.support.site import Site, inv
@@ -58,7 +59,7 @@ def converged() -> Site:
         how = "deployed and kept as a snapshot"
     answer = inv("access", f"--env={LAB_ENVIRONMENT}", "--json", seconds=60)
     assert answer.returncode == 0, f"./inv access ended with {answer.returncode}:\n{answer.stdout}"
-    environment = Environment.named(LAB_ENVIRONMENT)
+    environment = where.environment(LAB_ENVIRONMENT)
     site = Site(lab, environment, json.loads(answer.stdout), f"{how} in {time.monotonic() - began:.0f} s")
     site.make_whole()
     return site

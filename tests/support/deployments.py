@@ -10,7 +10,7 @@ import threading
 import time
 
 from ops import release
-from ops.environment import LAB_ENVIRONMENT
+from ops.inventories import LAB_ENVIRONMENT
 from ops.paths import ROOT, tool
 from tests.support.site import Site, inv
 

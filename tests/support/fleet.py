@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ops.ansible import Change
-from ops.deployment.fleet import Releases
+from ops.deployment.releases import Releases
 from ops.deployment.store import Store
 from ops.errors import Exit, Failure
 

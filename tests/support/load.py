@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from ops.access import Access
-from ops.load.measure import Kind
+from ops.load.measure import RequestKind
 from ops.load.profile import KB, PROFILES, Group, Profile
 from ops.load.run import Load, unique
 from tests.support.site import Site
@@ -48,5 +48,5 @@ def under_load(site: Site, profile: Profile) -> Iterator[Load]:
         f"{profile.clients} uploads and {profile.pages_per_second:g} pages/s for {measure.now():.0f} s: "
         f"{len(measure.interruptions)} interruptions, resumed within {max(measure.resumed_after, default=0):.1f} s, "
         f"{measure.sent_again / 1e6:.1f} MB sent again, {measure.failed} failures, "
-        f"slowest page {measure.latency(Kind.PAGE).slowest:.1f} s"
+        f"slowest page {measure.latency(RequestKind.PAGE).slowest:.1f} s"
     )

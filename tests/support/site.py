@@ -20,7 +20,7 @@ import requests
 
 from ops.environment import Environment
 from ops.lab.client import Client as Place
-from ops.lab.host import Host
+from ops.lab.host import LabHost
 from ops.lab.lab import Lab
 from ops.paths import ROOT, tool
 from tests.support import clients
@@ -145,7 +145,7 @@ class Site:
     # --- What the hosts say -------------------------------------------------------------------------------------------
 
     @cached_property
-    def hosts(self) -> dict[str, Host]:
+    def hosts(self) -> dict[str, LabHost]:
         """The machines of the lab by name."""
         return self.lab.hosts()
 

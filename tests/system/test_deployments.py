@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ops import ansible, release
-from ops.environment import LAB_ENVIRONMENT
+from ops.inventories import LAB_ENVIRONMENT
 from ops.load.run import Load
 from tests.conftest import USERS_SECONDS
 from tests.support.clients import random_file
@@ -161,7 +161,7 @@ def test_what_somebody_has_drained_stays_drained(site: Site, current: release.Re
     assert site.run("web2", "cat", mark) == "a disk is replaced\n"
     assert site.backends("lb1")["web2"] != "UP"
     site.run("web2", "rm", mark)
-    back = play(site, "release-switch", "web2", release_version=before, release_probe_release="")
+    back = play(site, "release-switch", "web2", release_version=before, release_smoke_test_release="")
     assert back.returncode == 0, back.stdout[-10000:]
     assert set(site.backends("lb1").values()) == {"UP"}
 

@@ -6,7 +6,7 @@ import hashlib
 import random
 import time
 
-from ops.environment import LAB_ENVIRONMENT
+from ops.inventories import LAB_ENVIRONMENT
 from ops.load.run import Load
 from tests.support.site import Site, inv, until
 

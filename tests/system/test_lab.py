@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from ops import package_lock
 from ops.errors import Failure
 from ops.lab import cgroups, network
-from ops.lab.host import Host
+from ops.lab.host import LabHost
 from ops.lab.lab import Lab
 from ops.lab.place import LABS, NETNS
-from ops.packages import lock as package_lock
 from ops.paths import ROOT
 
 ONE, OTHER, DATA = "web1", "web2", "data1"
@@ -461,7 +461,7 @@ class TestLabs:
             half.destroy()
 
 
-def lab_reaches(lab: Lab, host: Host) -> bool:
+def lab_reaches(lab: Lab, host: LabHost) -> bool:
     """Whether a host of one lab reaches a host of another."""
     return lab.exec(ONE, ["ping", "-c1", "-W1", "-q", host.address]).returncode == 0
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ops.environment import LAB_ENVIRONMENT
-from ops.packages import lock
+from ops import package_lock as lock
+from ops.inventories import LAB_ENVIRONMENT
 from tests.support import packages as older
 from tests.support.site import Poller, Site, inv
 

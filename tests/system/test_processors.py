@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from ops import processors
 from ops.artefact import archive, manifest
-from ops.environment import LAB_ENVIRONMENT
+from ops.deployment import processors
 from ops.errors import Failure
+from ops.inventories import LAB_ENVIRONMENT
+from ops.on_host.install_release import PROCESSORS, sha256_of
+from ops.on_host.smoke_test import Target, smoke_test
 from ops.paths import APP
-from ops.probe import Target, probe
 from ops.release import Release, signature
-from ops.release.installer import PROCESSORS, sha256_of
 from tests.support.site import Site, inv
 
 REPORT = '        (output / "report.txt").write_text('
@@ -57,7 +57,7 @@ def a_mistake(text: str) -> str:
 
 def processed(site: Site, worker: str) -> dict[str, Any]:
     """What the site says about a file that this worker has processed."""
-    return probe(Target(site.url, site.ca_file, site.token), worker=worker)
+    return smoke_test(Target(site.url, site.ca_file, site.token), worker=worker)
 
 
 def services(site: Site) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ops.deployment import fleet, machine
+from ops.deployment import deployment, releases
 from tests.support.fleet import World
 
 
@@ -17,9 +17,9 @@ def no_lab(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     made = World()
-    monkeypatch.setattr(machine, "run_playbook", made.play)
-    monkeypatch.setattr(fleet, "ask", made.ask)
-    monkeypatch.setattr(fleet, "away", lambda _environment, hosts: [h.name for h in hosts if h.name in made.silent])
-    monkeypatch.setattr(machine.access, "access", lambda _environment: None)
-    monkeypatch.setattr(machine, "smoke", lambda _reach, *, worker, release: made.done.append(f"smoke {worker}"))
+    monkeypatch.setattr(deployment, "run_playbook", made.play)
+    monkeypatch.setattr(releases, "ask", made.ask)
+    monkeypatch.setattr(releases, "away", lambda _environment, hosts: [h.name for h in hosts if h.name in made.silent])
+    monkeypatch.setattr(deployment.access, "access", lambda _environment: None)
+    monkeypatch.setattr(deployment, "prove", lambda _reach, *, worker, release: made.done.append(f"smoke {worker}"))
     return made

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ops import ansible, secrets
-from ops.environment import Environment
+from ops import ansible, package_lock, secrets
+from ops.environment import Environment, Kind
 from ops.errors import Failure
-from ops.packages import lock
-from ops.packages.lock import Lock
+from ops.package_lock import PackageLock
 from ops.paths import ROOT, tool
 from tests.support.commands import run
 
@@ -52,11 +51,11 @@ def test_a_package_that_no_host_had_is_named_with_the_way_to_it(
     )
     monkeypatch.setattr(ansible, "PLAYBOOKS", tmp_path)
     monkeypatch.setattr(secrets, "ansible_arguments", lambda name: [])
-    environment = Environment("bare", tmp_path)
+    environment = Environment("bare", tmp_path, Kind.REAL)
     with pytest.raises(Failure, match="No package matching") as caught:
         ansible.run_playbook(environment, "site")
     assert "--also" not in caught.value.hint, "without a lock it is no package of Debian's"
-    lock.write(environment, Lock("20261125-0a1b2c3d", "key", {"bash": "1"}))
+    package_lock.write(environment, PackageLock("20261125-0a1b2c3d", "key", {"bash": "1"}))
     with pytest.raises(Failure) as caught:
         ansible.run_playbook(environment, "site")
     assert "./inv packages.update --env=bare --also=acl." in caught.value.hint
@@ -64,11 +63,11 @@ def test_a_package_that_no_host_had_is_named_with_the_way_to_it(
 
 LONG = """
 from pathlib import Path
-from ops import ansible, secrets
-from ops.environment import Environment
+from ops import ansible, package_lock, secrets
+from ops.environment import Environment, Kind
 ansible.PLAYBOOKS = Path({folder!r})
 secrets.ansible_arguments = lambda name: []
-ansible.run_playbook(Environment("bare", Path({folder!r})), "long")
+ansible.run_playbook(Environment("bare", Path({folder!r}), Kind.REAL), "long")
 """
 """A process that runs a playbook, as a deployment does."""
 

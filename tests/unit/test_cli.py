@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ops import bootstrap, cli, testing
-from ops.cli import confirm, give_to_owner, task
+from ops import bootstrap, testing
+from ops.console import confirm
 from ops.environment import Host
 from ops.errors import Exit, Failure
 from ops.paths import ROOT
+from ops.tasks import declare
+from ops.tasks import host as host_tasks
+from ops.tasks.declare import give_to_owner, task
 
 USER, GROUP, OTHER = 64_000, 64_001, 64_002
 
@@ -65,7 +68,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_what_a_task_makes_as_root_is_given_to_the_owner_of_the_checkout(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    monkeypatch.setattr(cli, "ROOT", checkout)
+    monkeypatch.setattr(declare, "ROOT", checkout)
 
     @task()
     def makes(_context: object) -> None:
@@ -123,7 +126,7 @@ def test_nobody_to_ask_about_a_host_key_names_the_option_that_there_is(
     with pytest.raises(Failure, match="Nobody is there") as caught:
         bootstrap.know(tmp_path / "known_hosts", host, "")
     (option,) = re.findall(r"--(\w+)", caught.value.hint)
-    assert option in inspect.signature(bootstrap.bootstrap.body).parameters
+    assert option in inspect.signature(host_tasks.bootstrap.body).parameters
     assert not (tmp_path / "known_hosts").exists()
     shown = bootstrap._fingerprint("QUFBQQ==")
     bootstrap.know(tmp_path / "known_hosts", host, shown)

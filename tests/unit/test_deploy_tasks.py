@@ -1,4 +1,4 @@
-"""What the tasks of ops/deploy.py find out before a machine is made, and tell after it."""
+"""What the tasks that deploy find out before anything is changed, and tell after it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import cast
 
 import pytest
 
-from ops import deploy as deploying
-from ops.deployment import fleet, lock
+from ops.deployment import lock, notify, releases
 from ops.deployment import record as records
-from ops.deployment.fleet import Releases
+from ops.deployment.deployment import Deployment
 from ops.deployment.record import Record, Records
+from ops.deployment.releases import Releases
+from ops.deployment.unfinished import release_before
 from ops.environment import Environment
 from ops.errors import Exit, Failure
-from ops.paths import INVENTORIES
 from ops.release import Release
+from ops.tasks import database
+from ops.tasks import deploy as deploying
 from tests.support.fleet import HOSTS, NEW, OLD, World, store
 
 
@@ -24,6 +26,7 @@ from tests.support.fleet import HOSTS, NEW, OLD, World, store
 def kept(world: World, monkeypatch: pytest.MonkeyPatch) -> Records:
     """The records that the tasks find, in a store that is the world's."""
     monkeypatch.setattr(deploying, "Store", lambda _environment: store(world.memory))
+    monkeypatch.setattr(database, "Store", lambda _environment: store(world.memory))
     return Records(store(world.memory))
 
 
@@ -51,7 +54,7 @@ def test_the_way_back_leads_before_the_last_deployment_whatever_was_done_since(k
         record = Record.new(operation, release, "")
         record.id, record.result, record.before = str(number), records.DONE, dict.fromkeys(HOSTS, before)
         kept.save(record)
-    assert deploying._before(kept, {}) == OLD
+    assert release_before(kept, {}) == OLD
 
 
 def test_the_new_record_is_there_before_the_old_one_is_closed(kept: Records, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +70,9 @@ def test_the_new_record_is_there_before_the_old_one_is_closed(kept: Records, mon
         open_ones.append([other.id for other in self.list() if other.result in records.OPEN])
 
     monkeypatch.setattr(Records, "save", save)
-    environment = Environment("lab", INVENTORIES / "lab")
-    hosts = fleet.hosts_of(environment)
-    deploying._machine(environment, hosts, record=record, kept=kept, held=None, resumed=resumed)
+    environment = Environment.of_checkout("lab")
+    hosts = releases.hosts_of(environment)
+    Deployment.begun(environment, hosts, record, kept, None, resumed=resumed)
     assert open_ones == [["2", "1"], ["2"]]
     assert record.before == {**dict.fromkeys(HOSTS, OLD), "web1": "older"}
 
@@ -83,17 +86,17 @@ def test_a_contraction_looks_again_when_it_has_the_lock(
     def answer(*_: object, **__: object) -> None:
         world.current["web1"] = NEW
 
-    monkeypatch.setattr(deploying, "name_again", answer)
+    monkeypatch.setattr(database, "name_again", answer)
     monkeypatch.setattr(
-        fleet,
+        releases,
         "ask",
         lambda environment, hosts: {
-            name: Releases(name, releases.current, "", [OLD, NEW], {OLD: "0001"})
-            for name, releases in world.ask(environment, hosts).items()
+            name: Releases(name, host.current, "", [OLD, NEW], {OLD: "0001"})
+            for name, host in world.ask(environment, hosts).items()
         },
     )
     with pytest.raises(SystemExit):
-        deploying.contract.body(None, env="lab")
+        database.contract.body(None, env="lab")
     assert "different releases" in capsys.readouterr().err
     assert not world.done
 
@@ -103,7 +106,7 @@ def test_a_deployment_looks_again_when_it_has_the_lock(
 ) -> None:
     """One whose process had just died held the lock when this one began."""
     monkeypatch.setattr(deploying, "_lab_up", lambda environment: environment)
-    monkeypatch.setattr(deploying.release, "check", lambda *_: "somebody")
+    monkeypatch.setattr(deploying.release, "verify", lambda *_: "somebody")
     died = Record.new("deploy", NEW, "")
     died.before = dict.fromkeys(HOSTS, OLD)
 
@@ -124,7 +127,7 @@ def test_a_rollback_looks_again_when_it_has_the_lock(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     targets = iter([OLD, NEW])
-    monkeypatch.setattr(deploying, "_before", lambda *_: next(targets))
+    monkeypatch.setattr(deploying, "release_before", lambda *_: next(targets))
     with pytest.raises(SystemExit) as ended:
         deploying.rollback.body(None, env="lab")
     assert ended.value.code == Exit.TEMPORARY
@@ -146,17 +149,15 @@ def test_the_way_back_from_the_middle_leads_before_it(world: World, kept: Record
     stopped.id, stopped.before = "1", dict.fromkeys(HOSTS, OLD)
     kept.save(stopped)
     world.current["worker1"] = world.current["worker2"] = NEW
-    environment = Environment("lab", INVENTORIES / "lab")
+    environment = Environment.of_checkout("lab")
     record = Record.new("rollback", OLD, "")
-    made = deploying._machine(
-        environment, fleet.hosts_of(environment), record=record, kept=kept, held=None, resumed=None
-    )
+    made = Deployment.begun(environment, releases.hosts_of(environment), record, kept, None)
     world.broken = lambda playbook, limit, version: (playbook, limit) == ("release-switch", "worker2")
     with pytest.raises(Failure, match="not back on what they had: worker2"):
         made.go_to(OLD)
     assert world.current["worker1"] == OLD
     assert record.result == records.FAILED
-    assert deploying._before(kept, {}) == OLD
+    assert release_before(kept, {}) == OLD
 
 
 def test_deployments_that_have_no_end_say_how_to_go_on(
@@ -178,13 +179,13 @@ def test_deployments_that_have_no_end_say_how_to_go_on(
 
 def test_whom_the_inventory_names_gets_the_record(tmp_path: Path) -> None:
     hook = ["sh", "-c", f"cat > {tmp_path}/told"]
-    environment = SimpleNamespace(hosts={"web1": SimpleNamespace(variables={deploying.NOTIFY: hook})})
+    environment = SimpleNamespace(hosts={"web1": SimpleNamespace(variables={notify.NOTIFY: hook})})
     record = Record.new("deploy", NEW, "")
-    deploying._notify(cast(Environment, environment), record)
+    notify.notify(cast(Environment, environment), record)
     assert Record.from_text((tmp_path / "told").read_text()) == record
 
 
 def test_a_notification_that_fails_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    environment = SimpleNamespace(hosts={"web1": SimpleNamespace(variables={deploying.NOTIFY: ["false"]})})
-    deploying._notify(cast(Environment, environment), Record.new("deploy", NEW, ""))
+    environment = SimpleNamespace(hosts={"web1": SimpleNamespace(variables={notify.NOTIFY: ["false"]})})
+    notify.notify(cast(Environment, environment), Record.new("deploy", NEW, ""))
     assert "deploy_notify failed" in capsys.readouterr().err

@@ -9,25 +9,24 @@ from typing import cast
 import pytest
 
 from ops.ansible import Change
-from ops.deployment import fleet, lock, machine
+from ops.deployment import deployment, lock, releases, steps
 from ops.deployment import record as records
-from ops.deployment.machine import Machine
+from ops.deployment.deployment import Deployment
 from ops.deployment.record import Record, Records
 from ops.environment import Environment
 from ops.errors import Failure
-from ops.paths import INVENTORIES
 from ops.release import Release
 from tests.support.fleet import HOSTS, NEW, OLD, World, store
 
 
-def make(world: World, limit: str = "") -> Machine:
-    environment = Environment("lab", INVENTORIES / "lab")
+def make(world: World, limit: str = "") -> Deployment:
+    environment = Environment.of_checkout("lab")
     record = Record.new("deploy", NEW, "test")
     record.before = dict(world.current)
-    return Machine(environment, fleet.hosts_of(environment, limit), record, Records(store(world.memory)), None)
+    return Deployment(environment, releases.hosts_of(environment, limit), record, Records(store(world.memory)), None)
 
 
-def deploy(made: Machine, *, provision: bool = False) -> None:
+def deploy(made: Deployment, *, provision: bool = False) -> None:
     made.deploy(Release(NEW, Path("/nowhere"), "0" * 64), provision=provision)
 
 
@@ -36,7 +35,7 @@ def kept(world: World) -> Record:
     return record
 
 
-class TestMachine:
+class TestDeployment:
     def test_workers_then_web_hosts_then_the_proof(self, world: World) -> None:
         deploy(make(world))
         assert world.done == [
@@ -49,6 +48,7 @@ class TestMachine:
         record = kept(world)
         assert record.result == records.DONE
         assert [step.result for step in record.steps] == ["done"] * 7
+        assert [step.name for step in record.steps] == steps.names(steps.DEPLOYMENT[1:], HOSTS)
         assert record.before == dict.fromkeys(HOSTS, OLD)
 
     def test_hosts_that_were_switched_return_the_last_first(self, world: World) -> None:
@@ -66,7 +66,7 @@ class TestMachine:
         def refuse(_reach: object, **_named: str) -> None:
             raise Failure("a wrong answer")
 
-        monkeypatch.setattr(machine, "smoke", refuse)
+        monkeypatch.setattr(deployment, "prove", refuse)
         with pytest.raises(Failure, match="a wrong answer"):
             deploy(make(world))
         assert world.current == dict.fromkeys(HOSTS, OLD)
@@ -157,7 +157,7 @@ class TestMachine:
         """But for a web host to migrate from and to prove workers through, which has the release then."""
         deploy(make(world, limit))
         assert world.done[:3] == [f"install {installed} new", f"migrate {web} new", "switch worker1 new"]
-        through = {told["release_probe_through"] for told in world.told if "release_probe_through" in told}
+        through = {told["release_smoke_test_through"] for told in world.told if "release_smoke_test_through" in told}
         assert through == {web}
 
     def test_a_load_balancer_that_does_not_answer_is_not_asked(self, world: World) -> None:
@@ -237,10 +237,10 @@ class TestMachine:
         asked: list[str] = []
 
         def play(_environment: object, _playbook: str, *, limit: str, extra_vars: dict[str, str]) -> list[Change]:
-            asked.append(extra_vars.get("release_probe_release", "-"))
+            asked.append(extra_vars.get("release_smoke_test_release", "-"))
             return []
 
-        monkeypatch.setattr(machine, "run_playbook", play)
+        monkeypatch.setattr(deployment, "run_playbook", play)
         made = make(world)
         made.go_to(NEW)
         assert asked == ["-", *[NEW] * 4]

@@ -10,10 +10,9 @@ import pytest
 from rich.console import Console
 
 from ops.ansible import Change
-from ops.deployment import fleet, plan
+from ops.deployment import plan, releases
 from ops.environment import Environment
 from ops.errors import Exit, Failure
-from ops.paths import INVENTORIES
 
 HOSTS = ["worker1", "worker2", "web1", "web2"]
 NEW = "20260202T000000-bbbbbbbbbbbb"
@@ -21,14 +20,14 @@ NEW = "20260202T000000-bbbbbbbbbbbb"
 
 class TestFleet:
     def test_workers_come_first_and_a_shared_host_is_drained(self) -> None:
-        environment = Environment("lab", INVENTORIES / "lab")
-        assert [host.name for host in fleet.hosts_of(environment)] == HOSTS
-        assert [host.name for host in fleet.hosts_of(environment, "web2, worker1")] == ["worker1", "web2"]
+        environment = Environment.of_checkout("lab")
+        assert [host.name for host in releases.hosts_of(environment)] == HOSTS
+        assert [host.name for host in releases.hosts_of(environment, "web2, worker1")] == ["worker1", "web2"]
 
     @pytest.mark.parametrize(("limit", "says"), [("lb1", "runs no release"), ("nobody", "no host 'nobody'")])
     def test_a_limit_that_means_nothing_is_refused(self, limit: str, says: str) -> None:
         with pytest.raises(Failure, match=says) as refused:
-            fleet.hosts_of(Environment("lab", INVENTORIES / "lab"), limit)
+            releases.hosts_of(Environment.of_checkout("lab"), limit)
         assert refused.value.code == Exit.USAGE
 
 

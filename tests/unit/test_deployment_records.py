@@ -53,7 +53,7 @@ class TestLock:
 class TestRecords:
     def test_survive_as_text(self) -> None:
         record = Record.new("deploy", NEW, 'it\'s "quoted"')
-        record.steps.append(records.Step("install", lock.now(), 1.5, "done"))
+        record.steps.append(records.StepRecord("install", lock.now(), 1.5, "done"))
         assert Record.from_text(record.text) == record
 
     def test_the_oldest_are_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import paramiko
 import pytest
 
-from ops import environment, inventory_schema
-from ops.environment import Environment, Host
+from ops import environment, inventory_schema, where
+from ops.environment import Environment, Host, Kind
 from ops.errors import Exit, Failure
+from ops.inventories import VAULT_FILE, environment_names
 from ops.paths import INVENTORIES
 
 
@@ -27,7 +28,7 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_groups_are_crossed_with_data_centres() -> None:
-    prod = Environment("prod", INVENTORIES / "prod")
+    prod = Environment.of_checkout("prod")
     assert prod.members("database") == [
         "data1",
         "data2",
@@ -41,54 +42,54 @@ def test_groups_are_crossed_with_data_centres() -> None:
 
 
 def test_hosts_keep_the_order_of_the_file() -> None:
-    lab = Environment("lab", INVENTORIES / "lab")
+    lab = Environment.of_checkout("lab")
     assert list(lab.hosts)[:3] == ["lb1", "lb2", "web1"]
     assert lab.host("web1").address == "198.18.0.21"
 
 
 def test_child_groups_count() -> None:
-    lab = Environment("lab", INVENTORIES / "lab")
+    lab = Environment.of_checkout("lab")
     assert set(lab.members("dc1")) == set(lab.hosts)
 
 
 def test_unknown_environment_names_those_that_exist() -> None:
     with pytest.raises(Failure) as caught:
-        Environment.named("produktion")
+        where.environment("produktion")
     assert "prod" in caught.value.hint
     assert caught.value.code == Exit.USAGE
 
 
 def test_unknown_host_names_those_that_exist() -> None:
     with pytest.raises(Failure) as caught:
-        Environment("lab", INVENTORIES / "lab").host("web9")
+        Environment.of_checkout("lab").host("web9")
     assert "web1" in caught.value.hint
 
 
 def test_listing_is_asked_for_once(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environment, "CACHE", tmp_path / "cache")
-    assert Environment("copy", copied).members("web") == ["web1", "web2"]
+    assert Environment("copy", copied, Kind.REAL).members("web") == ["web1", "web2"]
 
     def refuse(*_: object) -> None:
         raise AssertionError("ansible-inventory was asked again")
 
     monkeypatch.setattr(environment, "_ask_ansible", refuse)
-    assert Environment("copy", copied).members("web") == ["web1", "web2"]
+    assert Environment("copy", copied, Kind.REAL).members("web") == ["web1", "web2"]
     hosts = copied / "hosts.yml"
     hosts.write_text(hosts.read_text().replace("198.18.0.21", "198.18.0.99"))
     with pytest.raises(AssertionError, match="asked again"):
-        Environment("copy", copied).members("web")
+        Environment("copy", copied, Kind.REAL).members("web")
 
 
 def test_listing_never_holds_a_secret(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(environment, "CACHE", tmp_path / "cache")
     (copied / "group_vars" / "all" / "vault.yml").write_text("vault_patroni_rest_password: hunter2-hunter2\n")
-    assert Environment("copy", copied).members("web")
+    assert Environment("copy", copied, Kind.REAL).members("web")
     kept = "".join(path.read_text() for path in (tmp_path / "cache").rglob("*.json"))
     assert kept
     assert "hunter2" not in kept
 
 
-@pytest.mark.parametrize("name", environment.environment_names())
+@pytest.mark.parametrize("name", environment_names())
 def test_every_environment_fits_the_schema(name: str) -> None:
     assert list(inventory_schema.problems(INVENTORIES / name)) == []
 
@@ -133,7 +134,7 @@ def test_schema_knows_every_group_folder(copied: Path) -> None:
 def test_the_vault_is_not_asked_for(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Who may not read it can still ask what runs where."""
     monkeypatch.setattr(inventory_schema, "CACHE", tmp_path / "cache")
-    vault = copied / environment.VAULT_FILE
+    vault = copied / VAULT_FILE
     vault.write_text("vault_patroni_rest_password: hunter2-hunter2\n")
     read = Path.read_bytes
 
@@ -143,16 +144,16 @@ def test_the_vault_is_not_asked_for(copied: Path, monkeypatch: pytest.MonkeyPatc
         return read(self)
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    inventory_schema.check(copied)
+    inventory_schema.validate(copied)
 
 
 def test_check_lists_all_problems_at_once(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(inventory_schema, "CACHE", tmp_path / "cache")
-    inventory_schema.check(copied)
+    inventory_schema.validate(copied)
     main = copied / "group_vars" / "all" / "main.yml"
     main.write_text(main.read_text() + "one: 1\ntwo: 2\n")
     with pytest.raises(Failure) as caught:
-        inventory_schema.check(copied)
+        inventory_schema.validate(copied)
     assert "one: unknown" in caught.value.message
     assert "two: unknown" in caught.value.message
     assert caught.value.code == Exit.BAD_CONFIGURATION
@@ -202,7 +203,7 @@ def known_line(host: Host, key: paramiko.PKey) -> str:
 
 def test_a_host_with_the_known_key_is_spoken_to(sshd: Host, shown: paramiko.PKey, tmp_path: Path) -> None:
     (tmp_path / "known_hosts").write_text(known_line(sshd, shown))
-    with Environment("copy", tmp_path).connection(sshd) as connection:
+    with Environment("copy", tmp_path, Kind.REAL).connection(sshd) as connection:
         connection.open()
         assert connection.is_connected
 
@@ -211,7 +212,7 @@ def test_a_host_with_the_known_key_is_spoken_to(sshd: Host, shown: paramiko.PKey
 def test_a_host_with_another_key_is_not_spoken_to(sshd: Host, tmp_path: Path, known: str) -> None:
     before = known_line(sshd, paramiko.RSAKey.generate(2048)) if known == "another" else ""
     (tmp_path / "known_hosts").write_text(before)
-    connection = Environment("copy", tmp_path).connection(sshd)
+    connection = Environment("copy", tmp_path, Kind.REAL).connection(sshd)
     with pytest.raises(paramiko.SSHException, match=r"not found in known_hosts|does not match"):
         connection.open()
     assert not connection.is_connected
@@ -221,7 +222,7 @@ def test_a_host_with_another_key_is_not_spoken_to(sshd: Host, tmp_path: Path, kn
 def test_a_host_without_a_key_in_the_inventory_is_asked_with_the_users_own(tmp_path: Path) -> None:
     """As on real hosts."""
     (tmp_path / "known_hosts").touch()
-    connection = Environment("copy", tmp_path).connection(Host("web1", frozenset(), {}))
+    connection = Environment("copy", tmp_path, Kind.REAL).connection(Host("web1", frozenset(), {}))
     assert connection.connect_kwargs["look_for_keys"]
     assert connection.connect_kwargs["allow_agent"]
     assert not connection.connect_kwargs["key_filename"]
@@ -229,6 +230,6 @@ def test_a_host_without_a_key_in_the_inventory_is_asked_with_the_users_own(tmp_p
 
 def test_without_known_keys_nobody_is_spoken_to(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="No host keys are known") as caught:
-        Environment("copy", tmp_path).connection(Host("web1", frozenset(), {}))
+        Environment("copy", tmp_path, Kind.REAL).connection(Host("web1", frozenset(), {}))
     assert "host.bootstrap HOST --env=copy" in caught.value.hint
     assert caught.value.code == Exit.BAD_CONFIGURATION

@@ -8,8 +8,8 @@ import pytest
 from invoke import Collection
 from invoke.parser import Parser
 
-from ops.lab import tasks
-from ops.lab.arguments import bare_words, words_after_dashes
+from ops.tasks import lab as tasks
+from ops.tasks.words import bare_words, words_after_dashes
 
 Parse = Callable[..., dict[str, object]]
 
@@ -20,7 +20,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
 
     def parsed(*words: str) -> dict[str, object]:
         monkeypatch.setattr("sys.argv", ["invoke", *words])
-        contexts = Collection(tasks.namespace).to_contexts()
+        contexts = Collection(Collection.from_module(tasks)).to_contexts()
         (found,) = Parser(contexts=contexts).parse_argv(list(words))
         return dict(found.as_kwargs)
 

@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from ops import secrets
-from ops.environment import Environment
+from ops.environment import Environment, Kind
 from ops.errors import Failure
+from ops.inventories import PACKAGES_FILE
 from ops.lab import inventory
 from ops.lab.network import Wiring
 from ops.lab.place import Place
-from ops.packages import lock
 from ops.paths import INVENTORIES
 
 OWN, OTHER = IPv4Network("198.18.0.0/24"), IPv4Network("198.18.7.0/24")
@@ -36,7 +36,7 @@ def source(tmp_path: Path) -> Environment:
     """The lab's inventory without its vault, in a copy that a test may change."""
     target = tmp_path / "inventories" / "lab"
     shutil.copytree(INVENTORIES / "lab", target, ignore=shutil.ignore_patterns("vault.yml"))
-    return Environment("lab", target)
+    return Environment("lab", target, Kind.LAB)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_addresses_of_the_block_move_and_no_others(text: str, moved: str) -> Non
 
 
 def test_every_host_moves_and_keeps_its_number(place: Place, source: Environment) -> None:
-    written = Environment("lab", inventory.write(place, source, Wiring.of_block(OTHER), ()))
+    written = Environment("lab", inventory.write(place, source, Wiring.of_block(OTHER), ()), Kind.LAB)
     assert list(written.hosts) == list(source.hosts)
     for name, host in source.hosts.items():
         assert written.host(name).address == host.address.replace("198.18.0.", "198.18.7.")
@@ -64,7 +64,7 @@ def test_every_host_moves_and_keeps_its_number(place: Place, source: Environment
 
 
 def test_the_lab_s_own_values_come_last(place: Place, source: Environment) -> None:
-    written = Environment("lab", inventory.write(place, source, Wiring.of_block(OTHER), ()))
+    written = Environment("lab", inventory.write(place, source, Wiring.of_block(OTHER), ()), Kind.LAB)
     values = written.host("web1").variables
     assert values["ansible_user"] == "ops"
     assert values["ansible_ssh_private_key_file"] == str(place.key)
@@ -104,15 +104,15 @@ def test_one_block_or_none(source: Environment) -> None:
     hosts = source.inventory / "hosts.yml"
     hosts.write_text(hosts.read_text().replace("198.18.0.51", "198.18.9.51"))
     with pytest.raises(Failure, match=re.escape("stand in 2: 198.18.0.0/24, 198.18.9.0/24")):
-        inventory.block_of(Environment("lab", source.inventory))
+        inventory.block_of(Environment("lab", source.inventory, Kind.LAB))
 
 
 def test_a_lab_has_a_lock_of_packages_of_its_own(place: Place, source: Environment) -> None:
     """That of its source names a snapshot which the lab's hosts have not; its own stays."""
-    locked = source.inventory / lock.FILE
+    locked = source.inventory / PACKAGES_FILE
     locked.write_text("base_apt_snapshot: of-real-hosts\n")
     inventory.write(place, source, Wiring.of_block(OTHER), ())
-    own = place.inventory / lock.FILE
+    own = place.inventory / PACKAGES_FILE
     assert not own.exists()
     own.write_text("base_apt_snapshot: of-the-lab\n")
     inventory.write(place, source, Wiring.of_block(OTHER), ())

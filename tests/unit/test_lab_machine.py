@@ -38,7 +38,7 @@ def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
 
 
 def test_a_fit_machine_passes(fit: pytest.MonkeyPatch) -> None:
-    machine.check(10)
+    machine.require_capable(10)
 
 
 def test_everything_that_is_missing_is_told_at_once(fit: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_everything_that_is_missing_is_told_at_once(fit: pytest.MonkeyPatch, tmp
     fit.setattr(machine.shutil, "which", lambda program, path=None: {"ip": "/sbin/ip", "tc": "/sbin/tc"}.get(program))
     fit.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 10**12, 10**9))
     with pytest.raises(Failure) as caught:
-        machine.check(10)
+        machine.require_capable(10)
     for word in ("cgroup v2", "no xfs", "loop devices", "type veth", "systemd-nspawn", "1.0 GB free"):
         assert word in caught.value.message
     assert "overlay" not in caught.value.message
@@ -62,18 +62,18 @@ def test_everything_that_is_missing_is_told_at_once(fit: pytest.MonkeyPatch, tmp
 def test_the_disk_is_judged_by_what_is_still_to_be_made(fit: pytest.MonkeyPatch) -> None:
     fit.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, machine.SPARE_BYTES + machine.HOST_BYTES))
     with pytest.raises(Failure, match="1 new hosts need"):  # the image has to be built too
-        machine.check(1)
+        machine.require_capable(1)
     fit.setattr(image, "exists", lambda: True)
-    machine.check(1)
+    machine.require_capable(1)
     with pytest.raises(Failure, match="2 new hosts need"):
-        machine.check(2)
+        machine.require_capable(2)
 
 
 def test_hosts_whose_systemd_could_not_start_are_refused(fit: pytest.MonkeyPatch) -> None:
     fit.setattr(machine, "_inotify_left", lambda: 20)
-    machine.check(3)
+    machine.require_capable(3)
     with pytest.raises(Failure, match="20 more places, and 4 new hosts need 24") as caught:
-        machine.check(4)
+        machine.require_capable(4)
     assert "fs.inotify.max_user_instances=1024" in caught.value.hint
 
 
@@ -90,19 +90,19 @@ def test_inotify_instances_are_counted() -> None:
 def test_another_system_is_refused(fit: pytest.MonkeyPatch) -> None:
     fit.setattr(machine.platform, "system", lambda: "Darwin")
     with pytest.raises(Failure, match="it runs Darwin"):
-        machine.check(1)
+        machine.require_capable(1)
 
 
 def test_packages_that_apt_get_will_install_are_not_missing(fit: pytest.MonkeyPatch) -> None:
     fit.setattr(machine.shutil, "which", lambda program, path=None: "/bin/apt-get" if program == "apt-get" else None)
-    machine.check(1)
+    machine.require_capable(1)
 
 
 def test_the_list_is_told_without_root_too(fit: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fit.setattr(machine.os, "geteuid", lambda: 1000)
     fit.setattr(machine, "LOOP_CONTROL", tmp_path / "none")
     with pytest.raises(Failure) as caught:
-        machine.check(1)
+        machine.require_capable(1)
     assert "only root may" in caught.value.message
     assert "loop devices" in caught.value.message
 

@@ -19,10 +19,10 @@ from ops.errors import Exit, Failure
 from ops.load import profile as profiles
 from ops.load import report, upload, visitors
 from ops.load.content import BLOCK, Content
-from ops.load.measure import Kind, Measure, quantile
+from ops.load.measure import Measure, RequestKind, quantile
 from ops.load.profile import GB, KB, PROFILES, Group, Profile
 from ops.load.run import Load
-from ops.load.tasks import load
+from ops.tasks.load import load
 
 SMALL = Profile("a test", (Group(2, 300 * KB),), pages_per_second=0, seconds=20)
 
@@ -126,7 +126,7 @@ def test_what_arrives_is_counted_and_removed_afterwards() -> None:
     found = measured(site, replace(SMALL, pages_per_second=50))
     assert (found.created, found.done, found.failed, found.interruptions) == (2, 2, 0, [])
     assert found.sent.total() == SMALL.size
-    assert found.latency(Kind.PAGE).requests >= 2
+    assert found.latency(RequestKind.PAGE).requests >= 2
     assert sorted(site.removed) == ["0", "1"]
 
 

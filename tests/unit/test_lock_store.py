@@ -13,11 +13,12 @@ from typing import Any, cast
 
 import pytest
 
-from ops import provision
+from ops import where
 from ops.deployment import store
 from ops.deployment.store import NEVER_RAN, NotThereYet, Store
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
+from ops.tasks import provision
 
 HOSTS = ["data1", "data2", "data3"]
 
@@ -136,7 +137,7 @@ def test_what_etcdctl_answers_is_not_touched(cluster: Cluster) -> None:
 def test_provision_goes_ahead_without_etcd_if_it_is_told_to(monkeypatch: pytest.MonkeyPatch, cluster: Cluster) -> None:
     a_member(cluster)
     played: list[str] = []
-    monkeypatch.setattr(Environment, "named", lambda _name: SimpleNamespace(is_lab=True, name="lab"))
+    monkeypatch.setattr(where, "environment", Environment.of_checkout)
     monkeypatch.setattr(provision, "Store", lambda _environment: store.Store(cast(Environment, cluster)))
     monkeypatch.setattr(provision, "run_playbook", lambda _environment, name, **_: played.append(name))
     with pytest.raises(SystemExit) as ended:

@@ -13,9 +13,9 @@ from ops import maintenance
 from ops.deployment.lock import Lock as Held
 from ops.environment import Environment, Host
 from ops.errors import Failure
-from ops.packages import tasks as packages
-from ops.packages.fleet import Installed
-from ops.packages.lock import Lock
+from ops.package_lock import PackageLock
+from ops.packages import change as packages
+from ops.packages.installed import Installed
 from ops.paths import PLAYBOOKS
 from ops.status import UNITS, HostStatus, judge
 
@@ -147,7 +147,7 @@ def test_the_playbook_takes_what_it_is_told() -> None:
 
 
 class TestPackages:
-    WANTED = Lock("20261125-0a1b2c3d", "key", {"bash": "2"})
+    WANTED = PackageLock("20261125-0a1b2c3d", "key", {"bash": "2"})
 
     def bring(self, monkeypatch: pytest.MonkeyPatch, state: list[HostStatus], found: dict[str, Installed]) -> list[str]:
         """The hosts that were changed, in their order."""
@@ -169,16 +169,16 @@ class TestPackages:
         def change(_environment: object, ordered: list[Host], *_: object) -> None:
             changed.extend(host.name for host in ordered)
 
-        monkeypatch.setattr(packages, "site_status", lambda _environment: state)
+        monkeypatch.setattr(packages, "status", lambda _environment: state)
         monkeypatch.setattr(packages, "run_playbook", lambda *_: None)
         monkeypatch.setattr(packages, "Store", lambda _environment: None)
         monkeypatch.setattr(packages, "Records", lambda _store: NoRecords())
         monkeypatch.setattr(packages, "_prove", lambda *_: None)
-        monkeypatch.setattr(packages.lock, "read", lambda _environment: self.WANTED)
-        monkeypatch.setattr(packages.lock, "write", lambda *_: None)
-        monkeypatch.setattr(packages.deployment_lock, "held", nothing)
+        monkeypatch.setattr(packages.package_lock, "read", lambda _environment: self.WANTED)
+        monkeypatch.setattr(packages.package_lock, "write", lambda *_: None)
+        monkeypatch.setattr(packages.lock, "held", nothing)
         monkeypatch.setattr(maintenance, "one_after_another", change)
-        packages._bring_to(cast(Environment, OfThisSite()), self.WANTED, found, "test", yes=True)
+        packages.bring_to(cast(Environment, OfThisSite()), self.WANTED, found, "test", yes=True)
         return changed
 
     def test_a_host_that_was_mended_serves_again_though_its_packages_are_right(

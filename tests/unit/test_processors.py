@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from ops import processors
+from ops.deployment import processors
 from ops.deployment import record as records
-from ops.deployment.fleet import Releases
 from ops.deployment.record import Record
+from ops.deployment.releases import Releases
 from ops.environment import Environment
 from ops.errors import Failure
-from ops.paths import INVENTORIES
 
 VERSION = "20260101T000000-aaaaaaaaaaaa"
 WORKERS = ["worker1", "worker2"]
@@ -41,10 +40,10 @@ class Site:
         """An earlier run is in the records."""
         self.records.insert(0, replace(Record.new(operation, VERSION, ""), hosts=list(hosts), result=result))
 
-    def machine(self, _environment: object, hosts: list[Any], record: Record, *_: object) -> Any:
+    def deployment(self, _environment: object, hosts: list[Any], record: Record, *_: object) -> Any:
         site = self
 
-        class Machine:
+        class Deployment:
             def ship(self, *_: object) -> None:
                 site.shipped += [host.name for host in hosts]
                 site.save(record)
@@ -52,7 +51,7 @@ class Site:
                 if site.broken:
                     raise Failure(site.broken)
 
-        return Machine()
+        return Deployment()
 
 
 @pytest.fixture
@@ -66,16 +65,16 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Site:
     def ask(_environment: object, hosts: list[Any]) -> dict[str, Releases]:
         return {host.name: Releases(host.name, "r", "", ["r"], {}, made.uses[host.name]) for host in hosts}
 
-    monkeypatch.setattr(processors.fleet, "ask", ask)
+    monkeypatch.setattr(processors.releases, "ask", ask)
     monkeypatch.setattr(processors, "Store", lambda _environment: None)
     monkeypatch.setattr(processors, "Records", lambda _store: made)
-    monkeypatch.setattr(processors, "Machine", made.machine)
+    monkeypatch.setattr(processors, "Deployment", made.deployment)
     monkeypatch.setattr(processors.lock, "held", held)
     return made
 
 
 def ship(version: str = VERSION) -> None:
-    processors.change(Environment("lab", INVENTORIES / "lab"), version, None, yes=True)
+    processors.change(Environment.of_checkout("lab"), version, None, yes=True)
 
 
 def test_workers_that_have_it_are_left_alone(site: Site) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ops.environment import Host
 from ops.maintenance import in_order
-from ops.reboot_probe import reasons
+from ops.on_host.reboot_reasons import reasons
 from ops.status import HostStatus
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from ops import ansible, secrets
-from ops.environment import VAULT_FILE, Environment
+from ops import ansible, secrets, where
+from ops.environment import Environment, Kind
 from ops.errors import Exit, Failure
+from ops.inventories import VAULT_FILE
 from ops.lab import inventory, rehearsal
 from ops.lab.lab import Lab
 from ops.lab.network import Wiring
@@ -31,7 +32,7 @@ def prod(tmp_path: Path) -> Environment:
     (target / VAULT_FILE).write_text(ENCRYPTED)
     (target / "group_vars/all/main.yml").open("a").write("deploy_notify: [curl, https://chat.example.org]\n")
     (target / "group_vars/all/pki.yml").write_text("pki_public_source: acme\n")
-    return Environment("prod", target)
+    return Environment("prod", target, Kind.REAL)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def written(prod: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """What its rehearsal works from."""
     monkeypatch.setattr("ops.lab.place.LABS", tmp_path / "labs")
     monkeypatch.setattr("ops.lab.inventory.LABS", tmp_path / "labs")
-    monkeypatch.setattr(secrets, "vault_path", lambda name: tmp_path / f"vault-{name}.yml")
+    monkeypatch.setattr("ops.environment.INVENTORIES", tmp_path / "secrets")
     place = Place.rehearsal("prod")
     inventory.write(place, prod, inventory.sealed_wiring(prod), ())
     return inventory.environment_of(place, "prod")
@@ -69,7 +70,7 @@ def test_an_address_in_no_network_is_refused(prod: Environment) -> None:
     hosts = prod.inventory / "hosts.yml"
     hosts.write_text(hosts.read_text().replace("192.0.2.51", "192.0.3.51"))
     with pytest.raises(Failure, match=r"192\.0\.3\.51 stands in none of the networks") as caught:
-        inventory.sealed_wiring(Environment("prod", prod.inventory))
+        inventory.sealed_wiring(Environment("prod", prod.inventory, Kind.REAL))
     assert caught.value.code == Exit.BAD_CONFIGURATION
 
 
@@ -84,7 +85,7 @@ def test_names_and_addresses_are_those_of_the_real_hosts(prod: Environment, writ
 def test_secrets_are_made_up_and_stay(prod: Environment, written: Environment) -> None:
     path = written.inventory / VAULT_FILE
     before = yaml.safe_load(path.read_text())
-    assert secrets.needed("prod") <= set(before)
+    assert secrets.needed(prod) <= set(before)
     assert path.stat().st_mode & 0o777 == 0o600
     inventory.write(Place.rehearsal("prod"), prod, inventory.sealed_wiring(prod), ())
     assert yaml.safe_load(path.read_text()) == before
@@ -103,7 +104,7 @@ def test_nothing_calls_out_and_only_the_lab_signs(written: Environment) -> None:
 
 def test_hosts_fit_into_one_machine(prod: Environment, written: Environment) -> None:
     real, rehearsed = (environment.host("data1").variables for environment in (prod, written))
-    lab = Environment("lab", INVENTORIES / "lab").host("data1").variables
+    lab = Environment.of_checkout("lab").host("data1").variables
     assert [device["name"] for device in rehearsed["storage_devices"]] == [d["name"] for d in real["storage_devices"]]
     assert all("path" not in device for device in rehearsed["storage_devices"])
     assert rehearsed["lab_mounts"] == ["/srv/node/d1", "/srv/node/d2"]
@@ -146,17 +147,17 @@ def test_what_cannot_be_rehearsed_is_refused(name: str, says: str) -> None:
     assert caught.value.code == Exit.USAGE
 
 
-def test_connections_of_a_rehearsal_are_not_those_of_real_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_of_a_rehearsal_are_not_those_of_real_hosts() -> None:
     """ssh takes an open connection to the same address, whoever opened it."""
     name = "ANSIBLE_SSH_CONTROL_PATH_DIR"
-    assert name not in ansible.settings()
-    monkeypatch.setattr(rehearsal, "current", lambda: rehearsal.Rehearsal("prod", Place("re-prod")))
-    assert ansible.settings()[name] == str(Place("re-prod").directory / "cp")
+    place = Place("re-prod")
+    assert name not in ansible.settings(Environment.of_checkout("prod"))
+    assert ansible.settings(inventory.environment_of(place, "prod"))[name] == str(place.directory / "cp")
 
 
 def test_this_process_is_within_no_rehearsal() -> None:
     assert rehearsal.current() is None
-    assert Environment.named("prod").is_real
+    assert where.environment("prod").is_real
 
 
 def test_rehearsals_of_two_labs_have_labs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

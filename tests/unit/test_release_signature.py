@@ -14,11 +14,13 @@ import pytest
 
 from ops import release, secrets
 from ops.artefact import archive, manifest
-from ops.environment import LAB_ENVIRONMENT, Environment, environment_names
+from ops.environment import Environment, Kind
 from ops.errors import Exit, Failure
-from ops.paths import INVENTORIES, ROOT
-from ops.release import installer, signature
-from ops.release.installer import Refused
+from ops.inventories import LAB_ENVIRONMENT, environment_names
+from ops.on_host import install_release as installer
+from ops.on_host.install_release import Refused
+from ops.paths import ROOT
+from ops.release import signature
 from ops.release.source import Source
 
 VERSION = "20300101T000000-abcdefabcdef"
@@ -312,12 +314,12 @@ def environment(tmp_path: Path, signers: Path, monkeypatch: pytest.MonkeyPatch) 
     """An environment that allows alice."""
     written = [{"principal": "alice", "key": (tmp_path / "alice.pub").read_text().strip()}]
     monkeypatch.setattr(Environment, "variable", lambda _self, name: {"release_signers": written}[name])
-    return Environment("prod", tmp_path)
+    return Environment("prod", tmp_path, Kind.REAL)
 
 
 def test_what_was_built_is_found_with_who_signed_it(published: release.Release, environment: Environment) -> None:
     assert release.find(VERSION) == published
-    assert release.check(published, environment) == "alice"
+    assert release.verify(published, environment) == "alice"
     assert sorted(path.name for path in published.path.parent.iterdir()) == sorted(
         path.name for path in release.parts(VERSION)
     )
@@ -381,7 +383,7 @@ def test_who_may_not_sign_for_an_environment_is_told_before_its_hosts_are_asked(
 ) -> None:
     signed_by_another(published.path, mallory)
     with pytest.raises(Failure, match=r"'prod' would not accept the release .* no allowed signer's") as caught:
-        release.check(published, environment)
+        release.verify(published, environment)
     assert "--key" in caught.value.hint
 
 
@@ -426,7 +428,7 @@ def test_every_environment_names_signers_whose_keys_are_keys(tmp_path: Path) -> 
     names = environment_names()
     assert LAB_ENVIRONMENT in names
     for name in names:
-        with signature.allowed_signers(Environment(name, INVENTORIES / name)) as path:
+        with signature.allowed_signers(Environment.of_checkout(name)) as path:
             lines = path.read_text().splitlines()
         assert lines
         for line in lines:

@@ -11,7 +11,7 @@ import pytest
 from invoke.context import Context
 
 from ops import remote, status
-from ops.deployment import fleet
+from ops.deployment import releases
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 
@@ -72,11 +72,10 @@ def test_a_host_that_cannot_tell_is_named_with_the_reason(
     with pytest.raises(Failure, match=says) as failed:
         remote.of_all(hosts, lambda host: remote.answer(environment(site), host, ["echo", "1"]))
     assert failed.value.code == code
-    for module in (fleet, status):
-        monkeypatch.setattr(module, "PROBE", SimpleNamespace(read_text=lambda: "1"))
+    monkeypatch.setattr(remote.on_host, "path_of", lambda _: SimpleNamespace(read_text=lambda: "1"))
     monkeypatch.setattr(status, "judge", lambda _: None)
     with pytest.raises(Failure, match=rf"which releases it has: web2 \({shown.partition(': ')[2]}\)") as failed:
-        fleet.ask(environment(site), hosts[1:])
+        releases.ask(environment(site), hosts[1:])
     assert failed.value.code == Exit.UNAVAILABLE
     assert [host.problems for host in status.status(environment(site))][1] == [shown]
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ops.paths import ROOT
-from ops.requirements import NPM_LOCK, Change, changes, versions
+from ops.requirements import NPM_LOCK, LockedVersion, changes, versions
 
 
 def test_versions_of_a_python_lock(tmp_path: Path) -> None:
@@ -39,8 +39,8 @@ def test_changes_are_what_came_what_went_and_what_differs() -> None:
     before = {"one": {"a": "1", "b": "1", "c": "1"}, "two": {"a": "1"}}
     after = {"one": {"a": "1", "b": "2", "d": "1"}, "two": {"a": "1"}}
     assert changes(before, after) == [
-        Change("one", "b", "1", "2"),
-        Change("one", "c", "1", ""),
-        Change("one", "d", "", "1"),
+        LockedVersion("one", "b", "1", "2"),
+        LockedVersion("one", "c", "1", ""),
+        LockedVersion("one", "d", "", "1"),
     ]
     assert changes(before, before) == []

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops import ansible
+from ops import ansible, on_host
 from ops.paths import ROLES, tool
 from tests.support.commands import run
 
@@ -59,7 +59,7 @@ def test_a_key_that_could_not_be_made_is_tried_again(tmp_path: Path, monkeypatch
     (tmp_path / "gnupg").mkdir()
     settings = {"home": str(tmp_path), "suite": "trixie", "key_name": "unit"}
     (tmp_path / "packages.json").write_text(json.dumps(settings))
-    program = (ROLES / "apt_repository/files/longhaul_packages.py").read_text()
+    program = on_host.path_of("package_snapshots").read_text()
     program = program.replace("/etc/longhaul", str(tmp_path)).replace("#!/usr/bin/python3", f"#!{sys.executable}")
     for name, text in {"longhaul-packages": program, "gpg": GPG, "dpkg": "#!/bin/sh\necho amd64\n"}.items():
         (tmp_path / name).write_text(text)

@@ -10,11 +10,12 @@ import pytest
 
 from ops import secrets
 from ops.artefact import archive, manifest
-from ops.environment import Environment
+from ops.environment import Environment, Kind
 from ops.errors import Exit, Failure
+from ops.on_host import install_release as installer
+from ops.on_host.install_release import Refused
 from ops.paths import APP
-from ops.release import installer, shipment, signature, source
-from ops.release.installer import Refused
+from ops.release import shipment, signature, source
 from ops.release.source import Source
 
 COMMIT = "abcdefabcdef"
@@ -37,7 +38,7 @@ def environment(tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> E
     """An environment that allows that signer."""
     written = [{"principal": "alice", "key": key.with_suffix(".pub").read_text().strip()}]
     monkeypatch.setattr(Environment, "variable", lambda _self, name: {"release_signers": written}[name])
-    return Environment("prod", tmp_path)
+    return Environment("prod", tmp_path, Kind.REAL)
 
 
 @pytest.fixture

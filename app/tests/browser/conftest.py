@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
-from ops.app import LocalApp, running
+from ops.local_app import LocalApp, running
 from tests.browser.person import ARGUMENTS, Person, chromium
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from ops.app import LocalApp
+from ops.local_app import LocalApp
 from ops.paths import ARTEFACTS
 
 ARGUMENTS = [

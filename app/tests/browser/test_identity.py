@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Playwright, Route, expect
 
 from longhaul.uploads.sampling import BLOCKS
-from ops.app import LocalApp
+from ops.local_app import LocalApp
 from tests.browser.person import ARGUMENTS, PATIENCE_MS, Person, chromium
 
 MIB = 1 << 20

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, expect
 
-from ops.app import LocalApp, running
+from ops.local_app import LocalApp, running
 from tests.browser.person import Person, file
 
 SLOW = 6_000_000

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ops import bootstrap
+from ops import bootstrap, where
 from ops.environment import Environment, Host
 from ops.errors import Failure
-from ops.lab import Lab
+from ops.lab.lab import Lab
 
 BARE = "web2"
 PASSWORD = "as set by the provider"
@@ -29,7 +29,7 @@ systemctl reload ssh
 @pytest.fixture(scope="module")
 def environment() -> Environment:
     """The environment of the scenario's lab."""
-    return Environment.named("lab")
+    return where.environment("lab")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,9 @@ from typing import Any
 
 from testinfra.host import Host
 
-from ops import authority, secrets
+from ops import authority_rotation as authority
+from ops import on_host, secrets
+from ops.environment import Environment
 
 ANSWER_SECONDS = 20
 # While members restart one after the other: a client that had asked the one that went asks another. Without a majority
@@ -196,7 +198,7 @@ def test_a_new_authority_takes_over_while_the_cluster_serves(
     restarts, lets_in = [], []
     with written_all_the_time(hosts["data2"]) as moments:
         for _ in range(3):
-            step = authority.next_step("lab", values)
+            step = authority.next_step(Environment.of_checkout("lab"), values)
             assert not lacking(hosts, step)
             before = {name: restart_of(host) for name, host in hosts.items()}
             values.update(step.new)
@@ -209,11 +211,11 @@ def test_a_new_authority_takes_over_while_the_cluster_serves(
     assert lets_in == [set(hosts), set(hosts), set()]
 
 
-def lacking(hosts: Mapping[str, Host], step: authority.Step) -> list[str]:
+def lacking(hosts: Mapping[str, Host], step: authority.RotationStep) -> list[str]:
     """What the hosts lack of what a step asks for."""
     problems = []
     for host in hosts.values():
-        said = json.loads(host.check_output("python3 -c %s", authority.PROBE.read_text()))
+        said = json.loads(host.check_output("python3 -c %s", on_host.path_of("certificates_read").read_text()))
         problems += authority.missing(said, step.trusted, step.signed_by) if step.trusted else []
     return problems
 

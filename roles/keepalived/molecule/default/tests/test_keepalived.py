@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-from ops.lab import Lab
+from ops.lab.lab import Lab
 from roles.conftest import Hosts
 
 ROLE_HOSTS = ["lb1"]

@@ -12,7 +12,9 @@ import pytest
 from cryptography import x509
 from testinfra.host import Host
 
-from ops import authority, pki, secrets
+from ops import authority_rotation as authority
+from ops import pki, secrets
+from ops.environment import Environment
 
 ROLE_HOSTS = ["web1"]
 ALL = ["lb1", "web1"]
@@ -232,7 +234,7 @@ def test_a_new_authority_takes_over_without_a_gap(
     forever = "systemd-run --unit=tls-client python3 -c %s %s %s forever"
     watcher.check_output(forever, CLIENT, variables["ansible_host"], "web1")
     # Trusted first; the certificates are new, for services that read both only together, but not of the new one.
-    values.update(authority.next_step("lab", values).new)
+    values.update(authority.next_step(Environment.of_checkout("lab"), values).new)
     ansible.converge(**values)
     assert certificate(host).serial_number != x509.load_pem_x509_certificate(old.encode()).serial_number
     assert all(is_signed(hosts[name], variables["pki_ca_certificate"]) for name in ALL)
@@ -244,7 +246,7 @@ def test_a_new_authority_takes_over_without_a_gap(
     assert host.check_output("cat /run/tls-server-reloads") == f"{reloads}\nagain"
 
     # Then it signs.
-    values.update(authority.next_step("lab", values).new)
+    values.update(authority.next_step(Environment.of_checkout("lab"), values).new)
     ansible.converge(**values)
     watcher.check_output("systemctl stop tls-client")
 
@@ -256,7 +258,7 @@ def test_a_new_authority_takes_over_without_a_gap(
         assert is_trusted(hosts[name], old)
 
     # Then the old one is trusted no more.
-    values.update(authority.next_step("lab", values).new)
+    values.update(authority.next_step(Environment.of_checkout("lab"), values).new)
     ansible.converge(**values)
     assert client(watcher, variables["ansible_host"], "web1", "once").stdout == "lb1\n"
     for name in ALL:

@@ -15,8 +15,10 @@ from testinfra.host import Host
 
 from ops import release, secrets
 from ops.artefact import archive, manifest
-from ops.environment import LAB_ENVIRONMENT
-from ops.release import installer, signature
+from ops.environment import Environment
+from ops.inventories import LAB_ENVIRONMENT
+from ops.on_host import install_release as installer
+from ops.release import signature
 from roles.conftest import Ansible
 from tests.support.releases import altered
 
@@ -117,7 +119,7 @@ def offered(tmp_path: Path, host: Host, host_name: str, ansible: Ansible) -> Ite
     """What a host is asked to install."""
     other = tmp_path / "other-key"
     other.touch(mode=0o600)
-    other.write_text(secrets.generate(LAB_ENVIRONMENT)["vault_release_signing_key"])
+    other.write_text(secrets.generate(Environment.of_checkout(LAB_ENVIRONMENT))["vault_release_signing_key"])
 
     def carry(source: Path, target: str) -> None:
         ansible.module(host_name, "ansible.builtin.copy", src=str(source), dest=target, mode="0644")

@@ -1,0 +1,49 @@
+"""The terminal: what is told to the person there, and what is asked."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from ops.errors import Exit, Failure
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+"""For people. What programs read goes to standard output."""
+
+
+def confirm(question: str, *, yes: bool, unasked: str = "Add --yes to go ahead without asking.") -> None:
+    """Ask before something is changed, unless `yes`; `unasked` says how to answer beforehand.
+
+    Raises Failure if the answer is not yes, or if there is nobody to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Failure(f"{question} Nobody is there to answer.", unasked, Exit.USAGE)
+    if input(f"{question} [y/N] ").strip().lower() not in {"y", "yes"}:
+        raise Failure("Nothing was changed.", code=Exit.FAILED)
+
+
+def name_again(question: str, name: str, *, given: str) -> None:
+    """Ask for a name to be typed before something is lost, unless it was `given` as an option.
+
+    Raises Failure if it is another one, or if there is nobody to ask.
+    """
+    if not given:
+        if not sys.stdin.isatty():
+            raise Failure(f"{question} Nobody is there to answer.", f"Add --confirm={name} to go ahead.", Exit.USAGE)
+        given = input(f"{question} Type its name: ").strip()
+    if given != name:
+        raise Failure(f"'{given}' is not '{name}': nothing was changed.", code=Exit.USAGE)
+
+
+def show_failure(failure: Failure) -> None:
+    """Print what happened and what to do about it."""
+    console.print(f"[bold red]error:[/] {_plain(failure.message)}")
+    if failure.hint:
+        console.print(f"[bold]what to do:[/] {_plain(failure.hint)}")
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,60 @@
+"""The snapshots of a lab: taken, put back and removed, with its hosts shut down and booted around that."""
+
+from __future__ import annotations
+
+from ops.errors import Exit, Failure
+from ops.lab import machine, network, snapshot, sources
+from ops.lab.cache import Cache
+from ops.lab.host import LabHost
+from ops.lab.lifecycle import Lifecycle
+from ops.progress import progress
+
+
+class Snapshots(Lifecycle):
+    """A lab whose state can be kept and put back."""
+
+    def snapshots(self) -> list[str]:
+        """Names of the lab's snapshots."""
+        return snapshot.names(self.place)
+
+    def snapshot(self, name: str) -> None:
+        """Keeps the state of all disks under a name. Running hosts are shut down for it and started again."""
+        machine.require_root()
+        self._require()
+        snapshot.require_name(name)
+        with self._locked():
+            made = [host for host in self.hosts().values() if host.exists()]
+            on = [host for host in made if host.group.populated()]
+            snapshot.require_possible(self.place, name, made)
+            self._stop(on)
+            try:
+                with progress("copying disks"):
+                    snapshot.take(self.place, name, made)
+            finally:
+                if on:
+                    self._boot(on, self._raise_network())
+
+    def restore(self, name: str) -> None:
+        """Puts all disks back as they were in a snapshot, and boots all its hosts. What was done since is lost."""
+        machine.require_root()
+        self._require()
+        if name not in self.snapshots():
+            raise Failure(
+                f"The lab {self.name} has no snapshot '{name}'.",
+                f"It has: {', '.join(self.snapshots()) or 'none'}.",
+                Exit.USAGE,
+            )
+        with self._locked():
+            wiring = self._raise_network()
+            Cache(self.place, wiring.gateway, wiring.sealed).start(sources.mirror())
+            network.heal_partitions(self.place)
+            made = [host for host in self.hosts().values() if host.exists()]
+            self._each("switching hosts off", made, LabHost.power_cut)
+            with progress("copying disks"):
+                snapshot.put_back(self.place, name)
+            self.write_inventory()
+            self._boot([host for host in self.hosts().values() if host.exists()], wiring)
+
+    def drop_snapshot(self, name: str) -> None:
+        """Removes a snapshot. None of that name is not an error."""
+        snapshot.drop(self.place, name)

@@ -1,0 +1,38 @@
+"""Which hosts the name of an environment means: the real ones, those of the lab, or those of the rehearsal that this
+process is within.
+"""
+
+from __future__ import annotations
+
+from ops import inventory_schema
+from ops.environment import Environment
+from ops.errors import Exit, Failure
+from ops.inventories import LAB_ENVIRONMENT, inventory_of
+from ops.lab import rehearsal
+from ops.lab.lab import Lab
+
+
+def environment(name: str) -> Environment:
+    """The environment called `name`, with the inventory that its hosts are reached by.
+
+    A lab's inventory is brought up to date with that of this checkout first, where this process may write it.
+
+    Raises Failure if there is no such environment, if its inventory does not fit the schema, or within the rehearsal of
+    another environment.
+    """
+    inventory_schema.validate(inventory_of(name))
+    if rehearsed := rehearsal.current():
+        if rehearsed.environment != name:
+            raise Failure(
+                f"This is the rehearsal of '{rehearsed.environment}': '{name}' cannot be reached from here.",
+                code=Exit.USAGE,
+            )
+        return _up_to_date(Lab(rehearsed.place, name))
+    if name == LAB_ENVIRONMENT and (lab := Lab.named()).exists():
+        return _up_to_date(lab)
+    return Environment.of_checkout(name)
+
+
+def _up_to_date(lab: Lab) -> Environment:
+    lab.refresh_inventory()
+    return lab.environment
