@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+
+import yaml
 
 from ops.errors import Exit, Failure
 from ops.paths import INVENTORIES
@@ -17,6 +20,12 @@ KNOWN_HOSTS_FILE = "known_hosts"
 def environment_names() -> list[str]:
     """The environments of this checkout."""
     return sorted(path.parent.name for path in INVENTORIES.glob(f"*/{HOSTS_FILE}"))
+
+
+@cache
+def debian_suite() -> str:
+    """The release of Debian that all hosts have, such as `trixie`."""
+    return str(yaml.safe_load((INVENTORIES / "topology.yml").read_text())["site_debian_suite"])
 
 
 def inventory_of(name: str) -> Path:

@@ -58,7 +58,8 @@ def _units(host: Host) -> list[str]:
 def _ask(environment: Environment, host: Host) -> HostStatus:
     functions = sorted(group for group in host.groups if group in UNITS or group in {"monitoring", "backup"})
     result = HostStatus(host.name, host.address, functions)
-    arguments = (host.name, ",".join(functions), ",".join(_units(host)))
+    ports = (str(host.variables[name]) for name in ("site_patroni_port", "site_storage_port"))
+    arguments = (host.name, ",".join(functions), ",".join(_units(host)), *ports)
     try:
         result.said = remote.ask_program(environment, host, "host_status", *arguments)
     except remote.NoAnswer as silent:

@@ -1,8 +1,8 @@
 """Runs the steps of a deployment (ops/deployment/steps.py), keeps their record, and goes back when one of them fails.
 
-Every step looks at the hosts and not at the record, and finds nothing to do where it was done: so a deployment whose
-process died is resumed by running it again. What the record keeps is what the hosts cannot tell any more: which release
-each of them had before.
+Every step looks at the hosts, not at the record, and does nothing where it was done before. So a deployment whose
+process died is resumed by running it again. The record keeps the one thing that hosts cannot tell any more: which
+release each of them had before.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SETTLE_SECONDS = 5
 
 @dataclass
 class Deployment:
-    """A deployment on `hosts`, in their order. `lock` is None only when etcd is away and the operator goes on."""
+    """A deployment on `hosts`, in their order. `lock` is None only with --without-lock: etcd does not answer."""
 
     environment: Environment
     hosts: list[Host]
@@ -40,7 +40,7 @@ class Deployment:
     records: Records
     lock: Lock | None
     interrupted: bool = False
-    """Whether the deployment before did not end: hosts may differ already."""
+    """Whether the deployment before this one did not end: hosts may differ already."""
     _switched: list[str] = field(default_factory=list)
 
     @classmethod
@@ -54,17 +54,15 @@ class Deployment:
         *,
         resumed: Record | None = None,
     ) -> Deployment:
-        """A deployment whose record is kept and knows what each host had before; with `resumed`, it goes on with that
-        one.
-        """
+        """A deployment whose record is saved and says what each host had before; it continues `resumed`, if given."""
         found = releases.ask(environment, hosts)
         record.hosts = [host.name for host in hosts]
         record.before = {name: host.switching or host.current for name, host in found.items()}
-        # A way back leads to before what did not end, not into the middle of it.
+        # If an earlier deployment did not end, going back means to the releases before that one.
         unfinished = resumed or kept.unfinished()
         if unfinished is not None:
             record.before |= unfinished.before
-        # First the new one: whatever happens now, one of the two is there to go on with.
+        # The new record first: if this process dies now, one of the two records can still be resumed.
         kept.save(record)
         if resumed is not None:
             resumed.result = records.INTERRUPTED + ", resumed"
@@ -73,9 +71,9 @@ class Deployment:
         return cls(environment, hosts, record, kept, lock, interrupted=unfinished is not None)
 
     def deploy(self, release: Release, *, provision: bool) -> None:
-        """Prepare the hosts (all of the environment) if wanted, install, extend the database, switch, prove.
+        """Prepare all hosts of the environment if `provision`, install, expand the database, switch, prove.
 
-        Raises Failure when everything that could be returned is.
+        Raises Failure after a failed step, once every host that can be returned to its earlier release is.
         """
         archive = {"release_archive": str(release.path), "release_sha256": release.sha256}
         with self.records.whole(self.record):
@@ -93,23 +91,24 @@ class Deployment:
     def go_to(self, version: str) -> None:
         """Switch to a release that all hosts have, and prove it. Raises Failure like `deploy`."""
         with self.records.whole(self.record):
-            # Nothing, unless the release never ran because this failed; refused if what it needs was taken away.
+            # Usually changes nothing: the database was expanded before the release first ran. It may be that this step
+            # failed then; and if a contraction has removed what the release needs, it refuses.
             with self._untouched(), self._step(steps.EXPAND):
                 self._migrate(version)
             self._switch_all(version)
 
     def contract(self, version: str, kept_heads: Sequence[str]) -> None:
-        """Take away from the databases what no kept release needs. Raises Failure; what was refused is as it was."""
+        """Remove from the databases what no kept release needs. Raises Failure; a refused revision changes nothing."""
         arguments = f"--phase contract --kept-heads {','.join(kept_heads)}"
         with self.records.whole(self.record), self._step(steps.CONTRACT):
-            # Of two data centres the first may be done when it fails in the second.
+            # Assume a failure: with two data centres it may fail in the second when the first is done.
             self.record.result = records.FAILED
             self._migrate(version, release_migrate_arguments=arguments)
 
     def ship(self, version: str, before: Mapping[str, str], shipment: Release | None) -> None:
         """Let the workers use shipped processors, or their release's own (version ""); `before` is what each has now.
 
-        Raises Failure when those that had changed are back on what they had.
+        Raises Failure after the workers that had changed were returned to what they had.
         """
         changed: list[str] = []
         with self.records.whole(self.record):
@@ -132,8 +131,8 @@ class Deployment:
         return releases.web_hosts_for(self.environment, self.hosts)
 
     def _away(self, host: Host) -> list[str]:
-        """The load balancers of a web host that do not answer: they learn from the host itself that it is drained, but
-        cannot be asked. Raises Failure if none answers.
+        """The load balancers of a web host that do not answer. They notice the drain by their own health checks, but
+        nobody can ask them whether they have. Raises Failure if no load balancer answers.
         """
         if "web" not in host.groups:
             return []
@@ -141,8 +140,8 @@ class Deployment:
         away = releases.away(self.environment, balancers)
         if balancers and len(away) == len(balancers):
             raise Failure(
-                f"No load balancer answers that could tell when {host.name} is drained: {', '.join(away)}.",
-                "See ./inv status, and mend one first.",
+                f"No load balancer answers ({', '.join(away)}), so none can tell when {host.name} is drained.",
+                "See ./inv status, and repair one of them first.",
                 Exit.UNAVAILABLE,
             )
         for name in away:
@@ -166,8 +165,8 @@ class Deployment:
             raise
 
     def _switch(self, host: Host, version: str, *, release: str) -> None:
-        """Switch a host; a worker of that `release` must prove it, if it is not ""."""
-        # Workers of the same release exist when all of them were switched before the first web host.
+        """Switch a host and run the smoke test; with `release`, a worker of that release must process its file."""
+        # That can be asked for only if all workers are switched too, which happens before the first web host.
         whole = {member.name for member in self.environment.group("workers")} <= {member.name for member in self.hosts}
         self._play(
             "release-switch",
@@ -179,7 +178,7 @@ class Deployment:
         )
 
     def _prove(self, version: str) -> None:
-        """An upload through the virtual IP to each worker that it leads to, as a user would send it."""
+        """Upload through the virtual IP, as a user would, once for each worker of the data centre behind it."""
         reach = access.access(self.environment)
         here = self.environment.first_datacentre
         for host in self.hosts:
@@ -205,7 +204,7 @@ class Deployment:
             if before in ("", self.record.release):
                 continue
             if web_stays and "web" not in host.groups:
-                console.print(f"{name} keeps the release whose web service goes on giving it jobs.", markup=False)
+                console.print(f"{name} keeps its release: a web host could not return from it and gives it jobs.", markup=False)
                 continue
             try:
                 with self._timed(f"return {name} to {before}"):
@@ -227,16 +226,18 @@ class Deployment:
             raise
 
     def _refuse_difference(self, failure: Failure) -> None:
-        """Raises Failure if hosts have not what they had before the deployment, or the one that it goes on with."""
+        """Raises Failure if a host has another release than before the deployment (or before the one it resumes)."""
         if differ := self._not_returned():
             self.record.result = records.FAILED
             raise Failure(
-                f"{failure.message} And these hosts are not back on what they had: {'; '.join(differ)}.",
+                f"{failure.message} These hosts do not have their earlier release: {'; '.join(differ)}.",
                 f"{failure.hint} Look at them (./inv status), then: ./inv rollback, or ./inv deploy --resume.".strip(),
             ) from failure
 
     def _not_returned(self) -> list[str]:
-        """What the hosts themselves say, for the one at which it failed returned itself, or could not."""
+        """The hosts that do not have their earlier release, as they say themselves: the record does not know whether the
+        host at which the deployment failed could return.
+        """
         try:
             found = releases.ask(self.environment, self.hosts)
         except Failure as failure:
@@ -265,7 +266,7 @@ class Deployment:
         console.print(f"{name}: {self.record.steps[-1].seconds:.0f} s")
 
     def _all_use(self, processors: Mapping[str, str]) -> bool:
-        """Whether every host says that it uses what is named for it: one that died in the middle could not return."""
+        """Whether every host says that it uses the processors named for it: one that died could not return to them."""
         try:
             found = releases.ask(self.environment, self.hosts)
         except Failure as failure:

@@ -1,8 +1,8 @@
 """The lock of an environment: one change at a time, and everybody can see whose.
 
-It is a key with a lease, which this process renews. When the process dies, the lock ends within LEASE_SECONDS by
-itself; what it had begun stands in the record, to be resumed. Each step begins with `check`, so a process that has lost
-the lock (a long network outage, or somebody broke it) does nothing more.
+The lock is a key in etcd with a lease, which this process renews. If the process dies, the lock ends by itself within
+LEASE_SECONDS, and the record says what can be resumed. Each step begins with `check`, so a process that has lost the
+lock (after a long network outage, or because somebody broke it) does nothing more.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Lock:
             self._lost = f"etcd could not be reached for {LEASE_SECONDS} s"
         if self._lost:
             raise Failure(
-                f"The lock on the environment is lost ({self._lost}): somebody else may be at work. It ends here.",
+                f"The lock on the environment is lost ({self._lost}): somebody else may be changing it. This operation stops here.",
                 "See who: ./inv lock.show. Then run the same command again; after a deployment: ./inv deploy --resume, "
                 "or ./inv rollback.",
                 Exit.UNAVAILABLE,
@@ -87,7 +87,7 @@ class Lock:
             try:
                 alive = self._store.renew(self._lease)
             except Failure:
-                continue  # `check` knows how long that may last
+                continue  # `check` decides when this has lasted too long
             if not alive:
                 self._lost = "it was broken, or it expired"
                 return
@@ -96,14 +96,14 @@ class Lock:
 
 @contextmanager
 def held(store: Store, reason: str) -> Iterator[Lock]:
-    """Hold the lock for the block. Raises Failure (Exit.TEMPORARY) naming who holds it, and what the store raises."""
+    """Hold the lock for the block. Raises Failure (Exit.TEMPORARY) that names the holder, and what the store raises."""
     lease = store.grant(LEASE_SECONDS)
     store.put(HOLDERS + lease, json.dumps(asdict(Holder(operator(), reason, now()))), lease=lease)
     if not store.create(KEY, lease, lease=lease):
         holder = current(store)
         store.revoke(lease)
         raise Failure(
-            f"The environment is locked by {holder or 'somebody who is just leaving'}.",
+            f"The environment is locked by {holder or 'somebody who is just releasing it'}.",
             f"Wait for them. If that process is dead, the lock ends by itself within {LEASE_SECONDS} s; "
             "./inv lock.break removes it at once.",
             Exit.TEMPORARY,

@@ -1,4 +1,4 @@
-"""Tells whom the inventory names how a deployment ended."""
+"""The notification after a deployment: runs the command that the inventory names, with the deployment's record."""
 
 from __future__ import annotations
 

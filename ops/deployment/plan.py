@@ -1,4 +1,4 @@
-"""What a deployment will change, told before anybody is asked: commits, migrations, and what `--check` finds."""
+"""The plan of a deployment, shown before the question: commits, migrations, and the changes that `--check` finds."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Migration:
 
 
 def commits(before: str, after: str) -> list[str] | None:
-    """A line for each commit of `after` that `before` has not and that makes another release, newest first; None if git
-    does not know one of them.
+    """A line for each commit that `after` has, `before` lacks, and that changes the release; newest first. None if git
+    does not know `before` or `after`.
     """
     return _git("log", "--oneline", f"{before}..{after}", "--", *INPUTS)
 
 
 def migrations(before: str, after: str) -> list[Migration]:
-    """The revisions that `after` has and `before` has not; nothing if git does not know one of them."""
+    """The revisions that `after` has and `before` lacks; empty if git does not know `before` or `after`."""
     names = _git("diff", "--name-only", "--diff-filter=A", before, after, "--", MIGRATIONS) or []
     return [Migration(name.rpartition("/")[2], _phase(after, name)) for name in names if name.endswith(".py")]
 
@@ -48,7 +48,7 @@ def commit_of(version: str) -> str:
 
 
 def show(releases: Mapping[str, Releases], version: str, changes: Sequence[Change] | None) -> None:
-    """Print the plan to the terminal. `changes` is None if the hosts were not asked what their roles would change."""
+    """Print the plan to the terminal. `changes` is None if the roles were not run with --check."""
     console = Console()
     table = Table("host", "has", "will have", title="releases")
     for host, found in releases.items():
@@ -71,9 +71,9 @@ def _show_code(console: Console, before: str, after: str) -> None:
     if brought is None or taken is None:
         console.print(f"Commits: this checkout does not know {before}, which the hosts run, or {after}.")
         return
-    _show_commits(console, "Commits that come", brought)
+    _show_commits(console, "Commits that are added", brought)
     if taken:
-        _show_commits(console, "Commits that go away", taken)
+        _show_commits(console, "Commits that are taken back", taken)
     for migration in migrations(before, after):
         note = "" if migration.phase == "expand" else "  (not applied by a deployment: ./inv database.contract)"
         console.print(f"Migration: {migration.name}  {migration.phase}{note}")

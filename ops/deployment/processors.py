@@ -1,4 +1,4 @@
-"""Ships processors to the workers, without a release of the application, and takes them back."""
+"""Ships processors to the workers without a release of the application, and reverts them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def change(
     reason: str = "",
     yes: bool = False,
 ) -> None:
-    """Let workers use what was `made` under that version, or the processors of their release (version "").
+    """Let workers use the shipment `made`, or the processors of their release (version "").
 
-    Raises Failure; they use then what they used before.
+    Raises Failure; the workers then use what they used before.
     """
     began = time.monotonic()
     workers = _workers(environment, limit)
@@ -56,7 +56,7 @@ def change(
             Records(store).save(record)
             raise Failure(
                 failure.message,
-                f"{_names(unproven)} had them already, from a run that was cut off, and may use them still. Mend the "
+                f"{_names(unproven)} had them already, from an interrupted run, and may still use them. Correct the "
                 f"script and ship it again, or: ./inv processors.revert --env={environment.name}",
                 failure.code,
             ) from failure
@@ -64,7 +64,7 @@ def change(
 
 
 def _unproven(kept: Records, workers: list[Host]) -> list[Host]:
-    """The workers at which a run was cut off: what they use may be new, and nothing was processed with it yet."""
+    """The workers whose last shipment was interrupted: no file may have been processed with what they use."""
     shipped = [record for record in kept.list() if record.operation == SHIP]
 
     def last(host: Host) -> Record | None:

@@ -1,4 +1,4 @@
-"""The smoke test of a site from here, through the virtual IP, as a user's client would come."""
+"""The smoke test of a site, run from this machine through the virtual IP, as a user's client would connect."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ops.on_host.smoke_test import NoAnswerError, SmokeTestError, Target, smoke_
 def prove(access: Access, *, worker: str = "", release: str = "") -> dict[str, Any]:
     """Upload, process, download, compare; returns what the site says about the file.
 
-    With `worker` only that one processes it; with `release` it must be a worker of that release. Raises Failure
-    naming the step that went wrong.
+    With `worker`, only that worker processes the file; with `release`, the worker must run that release. Raises Failure
+    that names the step which went wrong.
     """
     try:
         return smoke_test(Target(access.url, access.ca_file, access.token), worker=worker, release=release)

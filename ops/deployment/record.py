@@ -1,4 +1,4 @@
-"""The record of a deployment: what was done to an environment, by whom, step by step, where the team can see it."""
+"""The record of a deployment: who did what to an environment, step by step; kept in etcd, for all operators to see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHIP = "ship processors"
 PACKAGES = "packages"
 CONTRACT = "contract"
 CHANGES_NO_RELEASE = {SHIP, PACKAGES, CONTRACT}
-"""Operations that leave a deployment nothing to resume or to go back to."""
+"""Operations that `deploy --resume` and `rollback` do not look at."""
 FOLDER = "deployments/"
 KEPT = 200
 
@@ -48,7 +48,7 @@ class StepRecord:
 
 @dataclass
 class Record:
-    """One deployment. `before` is host -> version that it ran when the deployment began."""
+    """One deployment. `before`: host -> the version that the host ran when the deployment began."""
 
     id: str
     operation: str
@@ -88,7 +88,7 @@ class Record:
 
 
 class Records:
-    """The records of one environment. With `alone` (break-glass: etcd is away) nothing is kept."""
+    """The records of one environment. With `alone` (--without-lock: etcd does not answer) nothing is kept."""
 
     def __init__(self, store: Store, *, alone: bool = False) -> None:
         self._store = store
@@ -100,7 +100,7 @@ class Records:
             self._store.put(FOLDER + record.id, record.text)
 
     def save_if_possible(self, record: Record) -> None:
-        """Keep how something ended. That etcd is away just now changes nothing about it: said, and no Failure."""
+        """Save how something ended. If etcd does not answer, print that; it is no reason to fail."""
         try:
             self.save(record)
         except Failure as failure:
@@ -113,11 +113,11 @@ class Records:
         return [Record.from_text(text) for text in reversed(self._store.list(FOLDER).values())]
 
     def of_releases(self) -> Sequence[Record]:
-        """Those that carried a release to hosts, the newest first."""
+        """The records of operations that brought a release to hosts, the newest first."""
         return [record for record in self.list() if record.operation not in CHANGES_NO_RELEASE]
 
     def unfinished(self) -> Record | None:
-        """The newest one that carried a release, if hosts may differ since."""
+        """The newest record of an operation that brought a release to hosts, if hosts may differ since."""
         newest = next(iter(self.of_releases()), None)
         return newest if newest is not None and newest.result in OPEN else None
 
@@ -128,7 +128,7 @@ class Records:
 
     @contextmanager
     def whole(self, record: Record) -> Iterator[None]:
-        """Keep how the block ended. A Failure with no result noted yet means that every host has what it had."""
+        """Save how the block ended. After a Failure the result is RETURNED, unless the block has set another one."""
         try:
             yield
             record.result = DONE
@@ -149,7 +149,7 @@ class Records:
 
     @contextmanager
     def step(self, record: Record, name: str) -> Iterator[None]:
-        """Keep when the block began and how it ended."""
+        """Save when the block began and how it ended."""
         step = StepRecord(name, now())
         record.steps.append(step)
         self.save(record)

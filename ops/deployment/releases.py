@@ -1,4 +1,4 @@
-"""What releases the hosts of an environment have: asked of all web hosts and workers at once, by SSH."""
+"""Which releases the hosts of an environment have: asks all web hosts and workers at once, by SSH."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from ops.errors import Exit, Failure
 
 @dataclass(frozen=True)
 class Releases:
-    """Of one host: the version that `current` names, and the installed ones, newest first.
+    """The releases of one host: `current` is the version in use, `installed` are all, newest first.
 
-    `switching` is the version that it had before a switch which did not come to its end. `heads` is version -> the
-    newest revision of the database that the release ships. `processors` is what was shipped to the current release, ""
-    if it runs its own.
+    `switching` is the version before an interrupted switch, else "". `heads`: version -> the newest database revision
+    in that release. `processors` is the version of the shipment in use, "" if the release uses its own.
     """
 
     host: str
@@ -37,16 +36,17 @@ def hosts_of(environment: Environment, limit: str = "") -> list[Host]:
     for host in wanted:
         if host not in hosts:
             raise Failure(
-                f"{host.name} runs no release of the application.",
-                f"Those that do: {', '.join(host.name for host in hosts)}.",
+                f"{host.name} is neither a web host nor a worker: it has no release of the application.",
+                f"Hosts with releases: {', '.join(host.name for host in hosts)}.",
                 Exit.USAGE,
             )
     return [host for host in hosts if not wanted or host in wanted]
 
 
 def web_hosts_for(environment: Environment, hosts: list[Host]) -> dict[str, Host]:
-    """Data centre -> the web host that its database is migrated from and its workers are proven through: of those that
-    are among `hosts` the first, else the first there is.
+    """Data centre -> the web host that migrates the database there and through which the workers are tested.
+
+    It is the first web host among `hosts`, or else the first one in the data centre.
     """
     chosen: dict[str, Host] = {}
     datacentres = {host.datacentre for host in hosts}
@@ -73,37 +73,37 @@ def away(environment: Environment, hosts: list[Host]) -> list[str]:
 
 
 def ask(environment: Environment, hosts: list[Host]) -> dict[str, Releases]:
-    """Host name -> its releases. Raises Failure naming the hosts that do not answer."""
+    """Host name -> its releases. Raises Failure that names the hosts which do not answer."""
     with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
         answers = list(pool.map(lambda host: _ask(environment, host), hosts))
     silent = [answer for answer in answers if isinstance(answer, str)]
     if silent:
         raise Failure(
-            f"Not every host can be asked which releases it has: {'; '.join(silent)}.",
-            "Mend or remove these hosts first (./inv status), or leave them out: --limit with the others' names (and "
-            "--no-provision, if it is a deployment).",
+            f"These hosts did not tell which releases they have: {'; '.join(silent)}.",
+            "Repair or remove them first (./inv status), or leave them out: --limit=HOST,... with the other hosts (for "
+            "a deployment also --no-provision).",
             Exit.UNAVAILABLE,
         )
     return {answer.host: answer for answer in answers if isinstance(answer, Releases)}
 
 
 def kept_heads(environment: Environment, hosts: list[Host]) -> tuple[str, list[str]]:
-    """The release that all hosts run, and the database's revisions that a kept release of any of them needs.
+    """The release that all hosts run, and the database revisions that any release kept on them needs.
 
-    Raises Failure if they run different ones, or if a release does not tell.
+    Raises Failure if the hosts run different releases, or if a release does not say which revision it needs.
     """
     found = ask(environment, hosts)
     versions = {host.current for host in found.values()}
     if len(versions) != 1 or not next(iter(versions)):
         raise Failure(
             f"The hosts run different releases ({', '.join(version or 'none' for version in sorted(versions))}).",
-            "First: ./inv deploy --resume",
+            "Bring them to one release first: ./inv deploy --resume",
         )
     heads = sorted({head for host in found.values() for head in host.heads.values()})
     if "" in heads:
         raise Failure(
-            "A host keeps a release that does not say which database it needs.",
-            "Deploy newer ones until it is gone: hosts keep a fixed number (policy_releases_kept).",
+            "A host keeps a release that does not say which database revision it needs.",
+            "Deploy newer releases until it is removed: hosts keep policy_releases_kept of them.",
         )
     return versions.pop(), heads
 

@@ -1,7 +1,7 @@
-"""The steps of a deployment and of its relatives, in their order: what each is called, does, and how it goes back.
+"""The steps of a deployment, a rollback, a contraction and a shipment of processors: name, effect, and way back of each.
 
-This is the one list. ops/deployment/deployment.py runs the steps, docs/deployments.md shows them, and the soak stops a
-deployment after each.
+This is the only list. ops/deployment/deployment.py runs the steps, docs/deployments.md shows them, and the soak test
+stops a deployment after each of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Step:
-    """One step. With `each_host` it is done to one host after another, and named after each."""
+    """One step. With `each_host` it is done on one host after another, and the host is part of its name."""
 
     name: str
     does: str
@@ -27,23 +27,23 @@ class Step:
 PREPARE = Step(
     "hosts",
     "Makes every host what the inventory says (`playbooks/site.yml`).",
-    "Stays: hosts keep their release, and the next run goes on where this one stopped.",
+    "Stays: hosts keep their release, and the next run continues where this one stopped.",
 )
 INSTALL = Step(
     "install",
     "Copies the release to the hosts, verifies its signature and its files, and unpacks it beside the others.",
-    "Stays, unused. A release that is refused leaves nothing on the host.",
+    "Stays, unused. A rejected release leaves nothing on the host.",
 )
 EXPAND = Step(
     "expand the database",
-    "Adds what the release needs to the database, and takes nothing away: earlier releases go on working.",
-    "Stays: earlier releases do not see it. A revision that fails halfway is rolled back by PostgreSQL.",
+    "Adds what the release needs to the database, and removes nothing: earlier releases continue to work.",
+    "Stays: earlier releases do not notice it. PostgreSQL rolls back a revision that fails halfway.",
 )
 SWITCH = Step(
     "switch",
     "Drains the host, hands its uploads over, switches the link `current`, starts the release, tests it through the "
     "host itself and puts it back into service. Workers first, then web hosts.",
-    "The host returns to its earlier release at once; then the hosts before it do, the last one first.",
+    "The host returns to its earlier release at once; then the hosts that were switched before it, the last one first.",
     each_host=True,
 )
 PROVE = Step(
@@ -53,13 +53,13 @@ PROVE = Step(
 )
 CONTRACT = Step(
     "contract the database",
-    "Removes from the database what no release that a host keeps still needs.",
-    "A revision that is refused changes nothing; what was removed comes back from a backup only.",
+    "Removes from the database what none of the releases kept on hosts needs.",
+    "A refused revision changes nothing. Only a backup can bring back what was removed.",
 )
 SHIP = Step(
     "processors of",
     "Brings processors to a worker and processes a file with them.",
-    "The worker returns to what it used; then the workers before it do, the last one first.",
+    "The worker returns to what it used; then the workers that were changed before it, the last one first.",
     each_host=True,
 )
 

@@ -1,6 +1,7 @@
-"""Small texts that all operators of an environment share: keys in its etcd, asked through SSH on a database host.
+"""Small texts that all operators of an environment share: keys in its etcd, reached by SSH through a database host.
 
-etcd is there already, agrees by majority, and forgets a lock whose holder has died (a lease: etcd's API guide).
+Why etcd: it is there already, it decides by majority, and with a lease it forgets a lock whose holder has died (see
+etcd's API guide).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ops.errors import Exit, Failure
 PREFIX = "/longhaul/"
 ANSWER_SECONDS = 15
 NEVER_RAN = "no etcd has ever run here"
-# Whoever has been a member has its data. A host that cannot tell says nothing, which is no "never".
+# A host that was ever a member of etcd has its data. If find fails, the host prints nothing: that does not mean "never".
 _NEVER_RAN = f"""
 if [ -d /var/lib/etcd ]; then member=$(find /var/lib/etcd -name member -print -quit) || exit; fi
 [ -n "$member" ] || echo {NEVER_RAN}
@@ -25,7 +26,7 @@ if [ -d /var/lib/etcd ]; then member=$(find /var/lib/etcd -name member -print -q
 
 
 class NotThereYet(Failure):
-    """etcd has never run on any database host of the environment: its first provision has not come so far."""
+    """etcd has never run on any database host of the environment: it was not provisioned yet."""
 
 
 class Store:
@@ -33,7 +34,7 @@ class Store:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        # Two data centres have two clusters: what all operators share stands in the first one's.
+        # Each data centre has its own etcd; operators share that of the first one.
         here = environment.first_datacentre
         self._hosts = [host for host in environment.group("database") if host.datacentre == here]
 
@@ -42,15 +43,15 @@ class Store:
         return _texts(self._etcdctl("get", PREFIX + key)).get(key)
 
     def list(self, folder: str) -> dict[str, str]:
-        """Key -> text of all keys that begin so, in the order of their names."""
+        """Key -> text of all keys that begin with `folder`, sorted by key."""
         return _texts(self._etcdctl("get", "--prefix", PREFIX + folder))
 
     def put(self, key: str, text: str, *, lease: str = "0") -> None:
-        """Write a key; with a lease it ends with that."""
+        """Write a key; with a lease, the key ends with the lease."""
         self._etcdctl("put", f"--lease={lease}", PREFIX + key, stdin=text)
 
     def create(self, key: str, word: str, *, lease: str) -> bool:
-        """Write a key that ends with the lease, unless it is there (then False). `word` has no blanks or quotes."""
+        """Write a key that ends with the lease, unless it exists (then False). `word` has no blanks or quotes."""
         name = PREFIX + key
         transaction = f'create("{name}") = "0"\n\nput --lease={lease} {name} {word}\n\n\n'
         return bool(self._etcdctl("txn", stdin=transaction).get("succeeded", False))
@@ -60,11 +61,11 @@ class Store:
         self._etcdctl("del", PREFIX + key)
 
     def grant(self, seconds: int) -> str:
-        """A new lease; it and its keys end after so long without `renew`."""
+        """A new lease; it and its keys end after `seconds` without `renew`."""
         return f"{self._etcdctl('lease', 'grant', str(seconds))['ID']:x}"
 
     def renew(self, lease: str) -> bool:
-        """Let the lease begin anew; False if it has ended."""
+        """Restart the lease's time; False if the lease has ended."""
         return int(self._etcdctl("lease", "keep-alive", "--once", lease).get("TTL", 0)) > 0
 
     def seconds_left(self, lease: str) -> int:
@@ -101,15 +102,15 @@ class Store:
         if self._hosts and never == len(self._hosts):
             raise NotThereYet(f"The environment '{name}' has no etcd yet.", f"Run: ./inv provision --env={name}")
         raise Failure(
-            f"etcd of '{name}' does not answer, so nobody can say who else is at work there: {'; '.join(reasons)}",
-            f"See ./inv status. What may mend it: ./inv provision --env={name} --without-lock. That option, which "
-            "deploy and rollback have too, goes ahead without etcd: make sure that you are alone.",
+            f"etcd of '{name}' does not answer, so the lock cannot be taken or read: {'; '.join(reasons)}",
+            f"See ./inv status, and try: ./inv provision --env={name} --without-lock. Deploy and rollback have this "
+            "option too. It works without the lock: make sure that nobody else changes the environment.",
             Exit.UNAVAILABLE,
         )
 
 
 def _json(text: str) -> dict[str, Any]:
-    """The last object of an answer; keep-alive answers in plain lines before some versions of etcdctl."""
+    """The last JSON object of an answer: some commands and versions of etcdctl print plain lines before it."""
     for line in reversed(text.strip().splitlines()):
         if line.startswith("{"):
             found: dict[str, Any] = json.loads(line)

@@ -1,4 +1,4 @@
-"""What an earlier deployment left to do: to resume it, or to go back to what there was before."""
+"""Interrupted deployments: finds the one to resume, and the release to go back to."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ops.errors import Exit, Failure
 
 
 def to_resume(kept: Records, store: Store, *, resume: bool, held: lock.Lock | None = None) -> Record | None:
-    """The deployment to go on with; None if there is nothing to resume.
+    """The interrupted deployment to continue; None if there is none.
 
-    Raises Failure if `resume` is asked and there is none, or if one waits to be resumed and this is another.
+    Raises Failure if `resume` is given and no deployment was interrupted, or if it is not given and one was.
     """
     try:
         found = kept.unfinished()
-        # One that runs under a lock of somebody else was not interrupted: the lock will say whose it is.
+        # A deployment that runs now, under somebody else's lock, was not interrupted. Taking the lock will name its owner.
         running = (
             found is not None and found.result == records.RUNNING and held is None and lock.current(store) is not None
         )
@@ -30,14 +30,17 @@ def to_resume(kept: Records, store: Store, *, resume: bool, held: lock.Lock | No
         if found is None:
             raise Failure("There is no interrupted deployment to resume.", "See: ./inv deploys", Exit.USAGE)
         if found.operation == ROLLBACK:
-            raise Failure("What was interrupted is a rollback.", f"Go on with it: ./inv rollback --to={found.release}")
+            raise Failure(
+                "The interrupted operation is a rollback, not a deployment.",
+                f"Continue it: ./inv rollback --to={found.release}",
+            )
         return found
     if found is None or running:
         return None
     raise Failure(
         f"The {found.operation} to {found.release} by {found.by} ({found.began}) stopped at '{found.open_step}': "
         "hosts may differ.",
-        "Go on with it: ./inv deploy --resume. Or go back to what there was before: ./inv rollback.",
+        "Continue it: ./inv deploy --resume. Or go back to the release before: ./inv rollback.",
         Exit.TEMPORARY,
     )
 
@@ -45,7 +48,7 @@ def to_resume(kept: Records, store: Store, *, resume: bool, held: lock.Lock | No
 def release_before(kept: Records, found: Mapping[str, Releases]) -> str:
     """The release that most hosts had before the last deployment that changed them. Raises Failure if no record tells.
 
-    If that is a rollback that was interrupted, the release that it was on its way to.
+    If the last one is an interrupted rollback, then the release that it was going to.
     """
     unfinished = kept.unfinished()
     if unfinished is not None and unfinished.operation == ROLLBACK:
@@ -56,14 +59,14 @@ def release_before(kept: Records, found: Mapping[str, Releases]) -> str:
             return before.most_common(1)[0][0]
     everywhere = set.intersection(*(set(releases.installed) for releases in found.values()))
     raise Failure(
-        "No record tells what there was before.",
+        "No record tells which release the hosts had before.",
         f"Name the release with --to; installed on all hosts: {', '.join(sorted(everywhere)) or 'none'}.",
         Exit.USAGE,
     )
 
 
 def where_it_stands(record: Record, holder: lock.Holder | None) -> str:
-    """What to say of a deployment that has no end yet; `holder` is who holds the lock now."""
+    """Where a deployment without an end is, for people; `holder` holds the lock now."""
     if holder is not None:
         return f"in '{record.open_step}'; the lock is held by {holder}"
     died = f"its process has died in '{record.open_step}'"
@@ -71,10 +74,10 @@ def where_it_stands(record: Record, holder: lock.Holder | None) -> str:
 
 
 def changed_meanwhile() -> Failure:
-    """What to raise when the environment is not what it was when this operation looked at it."""
+    """The Failure to raise if somebody else has changed the environment while this operation asked its question."""
     return Failure(
-        "Somebody else has changed the environment since this began to look at it.",
-        "See what was done (./inv deploys), and run the same command again if that is still what you want.",
+        "Somebody else has changed the environment while this command waited for your answer.",
+        "See what was done (./inv deploys). Then run the same command again if you still want it.",
         Exit.TEMPORARY,
     )
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ops.errors import Exit, Failure
+from ops.inventories import debian_suite
 from ops.lab import cgroups, network
 from ops.lab.cgroups import Cgroup
 from ops.lab.place import NETNS, Place, port_name
@@ -184,7 +185,7 @@ class LabHost:
         ssh = _layer(first, image, "etc/ssh")
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", ssh / "ssh_host_ed25519_key"])
         apt = _layer(first, image, "etc/apt/sources.list.d")
-        (apt / "debian.sources").write_text(mirror.deb822("trixie"))
+        (apt / "debian.sources").write_text(mirror.deb822(debian_suite()))
         keys = _layer(first, image, "home/ops/.ssh") / "authorized_keys"
         keys.write_text(f"{authorized_key}\n")
         keys.chmod(0o600)

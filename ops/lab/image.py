@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ops.errors import Exit, Failure
+from ops.inventories import debian_suite
 from ops.lab.place import IMAGES
 from ops.lab.shell import run
 from ops.lab.sources import Mirror
 
-SUITE = "trixie"
 # What Debian's cloud image has and a role may count on. Everything else is a role's to install.
 PACKAGES = (
     "adduser", "apt-utils", "ca-certificates", "cron", "curl", "dbus", "e2fsprogs", "iproute2", "iputils-ping",
@@ -40,7 +40,7 @@ _RECIPE = Path(__file__).with_name("recipe.sh")
 def checksum() -> str:
     """Names the image that this recipe makes on this kind of processor."""
     # Whatever the mirror is called, it has the same packages; which of its suites are taken makes a difference.
-    suites = Mirror("main", "security").one_line_sources(SUITE)
+    suites = Mirror("main", "security").one_line_sources(debian_suite())
     parts = [os.uname().machine, suites, *_OPTIONS, *PACKAGES, _RECIPE.read_text()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -84,9 +84,9 @@ def _bootstrap(root: Path, mirror: Mirror, lock: int) -> None:
             "mmdebstrap", *_OPTIONS, "--quiet",
             f"--include={','.join(PACKAGES)}",
             f"--customize-hook=sh {_RECIPE} \"$1\"",
-            SUITE, str(root), "-",
+            debian_suite(), str(root), "-",
         ],
-        input=mirror.one_line_sources(SUITE),
+        input=mirror.one_line_sources(debian_suite()),
         capture_output=True, text=True, check=False,
         env={**os.environ, "LC_ALL": "C.UTF-8"},
         pass_fds=[lock],  # should this process be killed, the build keeps the lock until it ends

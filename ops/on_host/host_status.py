@@ -1,7 +1,7 @@
 """Tells the state of a host: its services, its release, and what it sees of others. Runs as root.
 
-Takes three arguments: the host's own name, its groups and its units, each separated by commas. Prints JSON, as `main`
-builds it.
+Takes the host's own name, its groups and its units (each separated by commas), and the ports of Patroni and of the
+storage. Prints JSON, as `main` builds it.
 """
 
 from __future__ import annotations
@@ -67,17 +67,17 @@ def answer(url: str) -> str:
         return str(reply.read().decode())
 
 
-def members(name: str) -> dict[str, str]:
+def members(name: str, port: str) -> dict[str, str]:
     """Role and state of each database host in Patroni's eyes."""
-    cluster = json.loads(answer(f"https://{name}:8008/cluster"))
+    cluster = json.loads(answer(f"https://{name}:{port}/cluster"))
     return {member["name"]: f"{member['role']} {member['state']}" for member in cluster["members"]}
 
 
 def main() -> None:
     """Print the state of this host."""
-    name, groups, wanted = sys.argv[1], sys.argv[2].split(","), [unit for unit in sys.argv[3].split(",") if unit]
+    name, groups, wanted, patroni_port, storage_port = sys.argv[1:]
     state: dict[str, object] = {
-        "units": units(wanted),
+        "units": units([unit for unit in wanted.split(",") if unit]),
         "release": CURRENT.readlink().name if CURRENT.is_symlink() else "",
         "processors": SHIPPED.resolve().parent.name if SHIPPED.exists() else "",
         "drained": drained(),
@@ -85,11 +85,11 @@ def main() -> None:
     }
     questions = {
         "loadbalancers": ("balanced", balanced),
-        "database": ("members", lambda: members(name)),
-        "storage": ("storage", lambda: answer(f"https://{name}:8444/healthcheck").strip()),
+        "database": ("members", lambda: members(name, patroni_port)),
+        "storage": ("storage", lambda: answer(f"https://{name}:{storage_port}/healthcheck").strip()),
     }
     for group, (key, ask) in questions.items():
-        if group in groups:
+        if group in groups.split(","):
             try:
                 state[key] = ask()
             except OSError as error:

@@ -47,6 +47,9 @@ options:
   part_power:
     description: "With V(built): a new ring gets 2 to this power partitions; it cannot be changed later."
     type: int
+  ports:
+    description: "With V(built): where the servers of each ring listen, by ring: V(object), V(container), V(account)."
+    type: dict
   files:
     description: "With V(installed): contents in base64, by file name."
     type: dict
@@ -76,7 +79,7 @@ done:
   returned: with V(built)
 """
 
-PORTS = {"object": 6200, "container": 6201, "account": 6202}
+RINGS = ("object", "container", "account")
 REPLICAS = 3
 # Between two moves of a partition Swift's replicators need time to copy it.
 MIN_PART_HOURS = 1
@@ -90,7 +93,7 @@ WEIGHT = 100
 def read(directory: Path, host: dict[str, Any]) -> dict[str, Any]:
     """This host with its builder files."""
     builders = {}
-    for ring in PORTS:
+    for ring in RINGS:
         path = directory / f"{ring}.builder"
         if path.is_file():
             builders[ring] = b64encode(path.read_bytes()).decode()
@@ -166,9 +169,9 @@ def build(module: AnsibleModule, workspace: Path) -> tuple[dict[str, str], list[
     """Contents of all files, and what changed."""
     files, done = {}, []
     hosts, members = module.params["hosts"], module.params["members"]
-    for ring, port in PORTS.items():
+    for ring in RINGS:
         builder, content = newest(ring, hosts, module.params["part_power"], workspace)
-        actions = adjust(builder, port, hosts, members)
+        actions = adjust(builder, int(module.params["ports"][ring]), hosts, members)
         left = {device["meta"] for device in builder.devs if device is not None and device["weight"] > 0}
         if len(left) < REPLICAS:
             module.fail_json(
@@ -218,11 +221,12 @@ def main() -> None:
             "hosts": {"type": "list", "elements": "dict"},
             "members": {"type": "list", "elements": "str"},
             "part_power": {"type": "int"},
+            "ports": {"type": "dict"},
             "files": {"type": "dict"},
         },
         required_if=[
             ("state", "read", ["host"]),
-            ("state", "built", ["hosts", "members", "part_power"]),
+            ("state", "built", ["hosts", "members", "part_power", "ports"]),
             ("state", "installed", ["files"]),
         ],
         supports_check_mode=True,

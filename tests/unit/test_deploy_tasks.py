@@ -140,7 +140,7 @@ def test_what_is_resumed_is_what_was_begun(other: dict[str, str], capsys: pytest
     with pytest.raises(SystemExit) as ended:
         deploying.deploy.body(None, env="lab", resume=True, **other)
     assert ended.value.code == Exit.USAGE
-    assert "Leave --release and --limit away" in capsys.readouterr().err
+    assert "Leave out --release and --limit" in capsys.readouterr().err
 
 
 def test_the_way_back_from_the_middle_leads_before_it(world: World, kept: Records) -> None:

@@ -16,7 +16,7 @@ MIRROR = Mirror("http://m.test/debian", "http://m.test/debian-security")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("SUITE", "forky"),
+        ("debian_suite", lambda: "forky"),
         ("PACKAGES", (*image.PACKAGES, "more")),
         ("_OPTIONS", (*image._OPTIONS, "--dpkgopt=path-exclude=/usr/share/doc/*")),
     ],
@@ -50,7 +50,7 @@ def test_what_is_in_the_name_is_what_mmdebstrap_gets(tmp_path: Path, monkeypatch
     others = [word for word in command if word not in image._OPTIONS]
     packages = f"--include={','.join(image.PACKAGES)}"
     hook = f'--customize-hook=sh {image._RECIPE} "$1"'
-    assert others == ["mmdebstrap", "--quiet", packages, hook, image.SUITE, str(tmp_path / "root"), "-"]
+    assert others == ["mmdebstrap", "--quiet", packages, hook, image.debian_suite(), str(tmp_path / "root"), "-"]
 
 
 def test_an_image_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

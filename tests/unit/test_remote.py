@@ -15,6 +15,8 @@ from ops.deployment import releases
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 
+PORTS = {"site_patroni_port": 8008, "site_storage_port": 8444}
+
 
 class Site:
     """Hosts whose commands run here: `away` is what SSH meets on the way, `broken` a program that fails."""
@@ -24,7 +26,7 @@ class Site:
     def __init__(self, away: Exception | None = None, *, broken: bool = False) -> None:
         self.away = away
         self.broken = broken
-        self.hosts = {name: Host(name, frozenset({"web"}), {}) for name in ("web1", "web2")}
+        self.hosts = {name: Host(name, frozenset({"web"}), PORTS) for name in ("web1", "web2")}
 
     def connection(self, host: Host) -> Any:
         if host.name == "web2" and self.away:

@@ -300,6 +300,7 @@ def test_replaced_host_moves_only_its_own(hosts: Mapping[str, Host], known: Mapp
     built = run(
         "data1", state="built", hosts=[*(report["host"] for report in reports), fresh],
         members=["data1", "data2", "data4"], part_power=known["storage_part_power"],
+        ports={ring: known[f"site_storage_{ring}_port"] for ring in ("object", "container", "account")},
     )  # fmt: skip
     actions = ("add data4/d1", "remove data3/d1")
     assert set(built["done"]) == {
