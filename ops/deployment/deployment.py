@@ -230,13 +230,13 @@ class Deployment:
         if differ := self._not_returned():
             self.record.result = records.FAILED
             raise Failure(
-                f"{failure.message} These hosts do not have their earlier release: {'; '.join(differ)}.",
+                f"{failure.message} These hosts are not back on what they had: {'; '.join(differ)}.",
                 f"{failure.hint} Look at them (./inv status), then: ./inv rollback, or ./inv deploy --resume.".strip(),
             ) from failure
 
     def _not_returned(self) -> list[str]:
-        """The hosts that do not have their earlier release, as they say themselves: the record does not know whether the
-        host at which the deployment failed could return.
+        """The hosts that are not back on their earlier release. They are asked themselves: the record does not know
+        whether the host at which the deployment failed could return.
         """
         try:
             found = releases.ask(self.environment, self.hosts)

@@ -36,7 +36,7 @@ def hosts_of(environment: Environment, limit: str = "") -> list[Host]:
     for host in wanted:
         if host not in hosts:
             raise Failure(
-                f"{host.name} is neither a web host nor a worker: it has no release of the application.",
+                f"{host.name} runs no release of the application: it is neither a web host nor a worker.",
                 f"Hosts with releases: {', '.join(host.name for host in hosts)}.",
                 Exit.USAGE,
             )

@@ -1,4 +1,4 @@
-"""The steps of a deployment, a rollback, a contraction and a shipment of processors: name, effect, and way back of each.
+"""The steps of deployments, rollbacks, contractions and shipments of processors: name, effect and way back of each.
 
 This is the only list. ops/deployment/deployment.py runs the steps, docs/deployments.md shows them, and the soak test
 stops a deployment after each of them.

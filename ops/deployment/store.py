@@ -18,7 +18,7 @@ from ops.errors import Exit, Failure
 PREFIX = "/longhaul/"
 ANSWER_SECONDS = 15
 NEVER_RAN = "no etcd has ever run here"
-# A host that was ever a member of etcd has its data. If find fails, the host prints nothing: that does not mean "never".
+# A host that was ever a member of etcd has its data. If find fails, nothing is printed, which does not mean "never".
 _NEVER_RAN = f"""
 if [ -d /var/lib/etcd ]; then member=$(find /var/lib/etcd -name member -print -quit) || exit; fi
 [ -n "$member" ] || echo {NEVER_RAN}

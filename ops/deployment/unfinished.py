@@ -20,7 +20,7 @@ def to_resume(kept: Records, store: Store, *, resume: bool, held: lock.Lock | No
     """
     try:
         found = kept.unfinished()
-        # A deployment that runs now, under somebody else's lock, was not interrupted. Taking the lock will name its owner.
+        # A deployment that runs now under somebody else's lock was not interrupted; taking the lock names its owner.
         running = (
             found is not None and found.result == records.RUNNING and held is None and lock.current(store) is not None
         )
@@ -74,9 +74,9 @@ def where_it_stands(record: Record, holder: lock.Holder | None) -> str:
 
 
 def changed_meanwhile() -> Failure:
-    """The Failure to raise if somebody else has changed the environment while this operation asked its question."""
+    """The Failure to raise if somebody else has changed the environment since this operation looked at it."""
     return Failure(
-        "Somebody else has changed the environment while this command waited for your answer.",
+        "Somebody else has changed the environment since this command first looked at it.",
         "See what was done (./inv deploys). Then run the same command again if you still want it.",
         Exit.TEMPORARY,
     )

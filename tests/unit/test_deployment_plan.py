@@ -73,8 +73,8 @@ class TestPlan:
         first, second = repository("one", r1=""), repository("two", r2="")
         plan._show_code(Console(width=100), second, first)
         assert capsys.readouterr().out.splitlines()[:3] == [
-            "Commits that come: 0",
-            "Commits that go away: 1",
+            "Commits that are added: 0",
+            "Commits that are taken back: 1",
             f"  {second[:7]} two",
         ]
 

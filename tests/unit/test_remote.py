@@ -76,7 +76,7 @@ def test_a_host_that_cannot_tell_is_named_with_the_reason(
     assert failed.value.code == code
     monkeypatch.setattr(remote.on_host, "path_of", lambda _: SimpleNamespace(read_text=lambda: "1"))
     monkeypatch.setattr(status, "judge", lambda _: None)
-    with pytest.raises(Failure, match=rf"which releases it has: web2 \({shown.partition(': ')[2]}\)") as failed:
+    with pytest.raises(Failure, match=rf"which releases they have: web2 \({shown.partition(': ')[2]}\)") as failed:
         releases.ask(environment(site), hosts[1:])
     assert failed.value.code == Exit.UNAVAILABLE
     assert [host.problems for host in status.status(environment(site))][1] == [shown]
