@@ -1,1 +1,1 @@
-"""The library behind the tasks: one module per system or verb."""
+"""The library behind the tasks, one module for each system or procedure."""

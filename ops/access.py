@@ -1,4 +1,4 @@
-"""How to reach an environment: its URL, the authority that vouches for it, and an access token."""
+"""How to reach an environment: its URL, the certificate authority to trust, and an access token."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def access(environment: Environment) -> Access:
     name = f"{environment.name}-rehearsal" if environment.is_rehearsal else environment.name
     ca_file = CACHE / "access" / f"{name}-{environment.variable('public_name')}.crt"
     ca_file.parent.mkdir(parents=True, exist_ok=True)
-    # Also the authority that comes next: whoever trusts these does not notice when it takes over.
+    # Also the next and the earlier authorities: clients that trust all of them do not notice a rotation.
     others = [values["vault_pki_next_ca_certificate"], *values["vault_pki_old_ca_certificates"]]
     trusted = [certificate.strip() for certificate in (values["vault_pki_ca_certificate"], *others) if certificate]
     ca_file.write_text("\n".join(trusted) + "\n")

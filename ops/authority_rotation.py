@@ -1,10 +1,11 @@
-"""Replaces the internal certificate authority, in three steps that each wait for all hosts to have taken the last one.
+"""Replaces the internal certificate authority, in three steps; each is refused until all hosts have taken the one before.
 
-1. A next authority is made; hosts trust it beside the present one, which goes on signing.
-2. The next one becomes the present one: hosts get certificates of it, and trust the earlier one still.
-3. The earlier one is trusted no more.
+1. A next authority is made; hosts trust it beside the present one, which continues to sign.
+2. The next authority becomes the present one: it signs new certificates for the hosts, which still trust the earlier
+   authority.
+3. The hosts no longer trust the earlier authority.
 
-What the vault holds tells which step is next, so one that was interrupted is simply taken again.
+The vault shows which step is next, so an interrupted step is repeated by running the task again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class RotationStep:
     afterwards: str
     new: Mapping[str, Any]
     trusted: tuple[str, ...] = ()
-    """Certificates of authorities, PEM, that every service must trust; empty if nothing is asked of the hosts."""
+    """Certificates of authorities, PEM, that every service must trust; empty if the hosts are not to be asked."""
     signed_by: str = ""
     """Certificate of the authority that must have signed what every host shows, PEM."""
 
@@ -54,7 +55,7 @@ def next_step(environment: Environment, values: Mapping[str, Any]) -> RotationSt
         )
     if old:
         return RotationStep(
-            "Trust the earlier authority no more (step 3 of 3)",
+            "Let the hosts no longer trust the earlier authority (step 3 of 3)",
             "nothing, the authority is replaced.",
             {"vault_pki_old_ca_certificates": []},
             trusted=(present, *old),
@@ -84,7 +85,7 @@ def require_ready(environment: Environment, step: RotationStep) -> None:
     ]
     if problems:
         raise Failure(
-            " ".join(["Not all hosts have taken the step before this one:", *problems]),
+            " ".join(["Not all hosts are ready for this step:", *problems]),
             f"Run: ./inv provision --env={environment.name}",
         )
 
@@ -95,7 +96,7 @@ def _ask(environment: Environment, host: Host) -> Mapping[str, Any]:
 
 
 def missing(said: Mapping[str, Any], trusted: tuple[str, ...], signed_by: str) -> list[str]:
-    """What a host, as certificates_read tells of it, lacks of a step."""
+    """What a host still lacks of a step; `said` is the answer of ops/on_host/certificates_read.py."""
     problems = []
     if any(certificate.strip() not in said["authorities"] for certificate in trusted):
         problems.append("it does not trust all authorities yet")

@@ -1,4 +1,4 @@
-"""First contact with a bare host: make sure that it is the right one, then give it the account that all else uses."""
+"""First contact with a bare host: verifies the host's key, then makes the account `ops`, which everything else uses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def run(environment: Environment, host: Host, *, user: str, password: str | None
     if user == "root":
         login["ansible_become"] = False  # a bare host need not have sudo
     if password is not None:
-        # As in ansible.cfg, which allows keys only. The one connection must last: role base shuts root out.
+        # Replaces the setting of ansible.cfg, which allows keys only. One connection must last for the whole play: the
+        # role `base` forbids logins as root.
         arguments = "-o ControlMaster=auto -o ControlPersist=60s -o StrictHostKeyChecking=yes"
         login |= {"ansible_password": password, "ansible_ssh_args": arguments}
     ansible.run_playbook(environment, PLAYBOOK, limit=host.name, extra_vars=login)
@@ -42,7 +43,7 @@ def run(environment: Environment, host: Host, *, user: str, password: str | None
 
 
 def know(known_hosts: Path, host: Host, expected: str) -> None:
-    """Make sure that `known_hosts` has the key that the host shows; ask a person if nothing vouches for it.
+    """Make sure that `known_hosts` has the key that the host shows; ask the operator if no key is known or expected.
 
     Raises Failure if the host shows another key than the known or the expected one.
     """
@@ -52,8 +53,8 @@ def know(known_hosts: Path, host: Host, expected: str) -> None:
         if trusted and trusted != _fingerprint(shown):
             raise Failure(
                 f"{host.name} ({host.address}) shows the key {_fingerprint(shown)}, but {source} says {trusted}: "
-                "it may be another machine, or somebody between.",
-                f"If it was installed anew, remove its line from {known_hosts} and pass --fingerprint.",
+                "it may be another machine, or an attacker in between.",
+                f"If the host was reinstalled, remove its line from {known_hosts} and pass --fingerprint.",
                 Exit.BAD_INPUT,
             )
     if known:

@@ -1,4 +1,4 @@
-"""The terminal: what is told to the person there, and what is asked."""
+"""The terminal: prints messages for people, and asks them questions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from ops.errors import Exit, Failure
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-"""For people. What programs read goes to standard output."""
+"""For people, on standard error. Standard output is for what programs read."""
 
 
 def confirm(question: str, *, yes: bool, unasked: str = "Add --yes to go ahead without asking.") -> None:
@@ -26,9 +26,9 @@ def confirm(question: str, *, yes: bool, unasked: str = "Add --yes to go ahead w
 
 
 def name_again(question: str, name: str, *, given: str) -> None:
-    """Ask for a name to be typed before something is lost, unless it was `given` as an option.
+    """Let the operator type a name before something is lost, unless it was `given` as an option.
 
-    Raises Failure if it is another one, or if there is nobody to ask.
+    Raises Failure if another name is typed, or if there is nobody to ask.
     """
     if not given:
         if not sys.stdin.isatty():

@@ -14,20 +14,20 @@ from ops.packages import installed
 
 
 def of_hosts(environment: Environment) -> list[Change]:
-    """What site.yml would change. Raises Failure if it cannot be told."""
+    """What site.yml would change. Raises Failure if the check itself fails."""
     try:
         return run_playbook(environment, "site", check=True)
     except Failure as failure:
         raise Failure(
-            f"What would change cannot be told: {failure.message}",
-            "New hosts cannot be checked before their first packages are there: look at the inventory, then add --yes. "
-            "If a host is dead, the others can be given a release: ./inv deploy --no-provision --limit=HOST,...",
+            f"The check for changes failed: {failure.message}",
+            "A new host cannot be checked before it has its first packages: check the inventory, then add --yes. If a "
+            "host is dead, deploy to the others only: ./inv deploy --no-provision --limit=HOST,...",
             failure.code,
         ) from failure
 
 
 def of_packages(environment: Environment) -> Iterator[Change]:
-    """Packages that are not of the version that the lock names."""
+    """Packages whose version differs from the lock's."""
     locked = package_lock.read(environment)
     if locked is not None:
         for change in installed.changes(installed.ask(environment), locked.versions):

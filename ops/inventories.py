@@ -1,4 +1,4 @@
-"""The names of environments, and of the files of their inventories."""
+"""The names of environments, and of the files in their inventories."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Refuses inventories with unknown keys or wrong shapes, naming the file and the key.
+"""Validates inventories: rejects unknown keys and wrong types, and names the file and the key.
 
-Three places define what may stand in an inventory: `inventories/schema.yml` (connection and site variables, groups),
+Three places define what an inventory may contain: `inventories/schema.yml` (connection and site variables, groups),
 `inventories/policy.yml` with `inventories/topology.yml` (what all environments share) and each role's
-`meta/argument_specs.yml`. Nothing is said twice.
+`meta/argument_specs.yml`. Each variable is defined in one of them only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SHARED = ("policy.yml", "topology.yml")
 
 
 def validate(inventory: Path) -> None:
-    """Compare all files of an inventory with what may stand there.
+    """Compare all files of an inventory with what they may contain.
 
     Raises Failure that lists every problem as `file: key: what is wrong`.
     """
@@ -60,7 +60,7 @@ def validate(inventory: Path) -> None:
 
 
 def _files(inventory: Path) -> list[Path]:
-    """All but the vault, which not everybody may read: ops/secrets.py checks its names when it is opened."""
+    """All files but the vault, which not everybody may read: ops/secrets.py checks its names when it opens it."""
     found = sorted(path for path in inventory.rglob("*.yml") if path.is_file())
     return [path for path in found if path != inventory / VAULT_FILE]
 

@@ -1,6 +1,6 @@
-"""Running the application on this machine: web, worker and database, without root and without servers.
+"""Runs the application on this machine: web service, worker and a database of its own, without root and without a lab.
 
-What it keeps lies in .cache/app: the database, the files, the access token and the logs.
+Its database, files, access token and logs are in .cache/app.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SOCKET_PATH_BYTES = 107 - len("/.s.PGSQL.5432")
 
 
 def forget(state: Path) -> None:
-    """Remove all that earlier runs have kept below `state`. Raises Failure if one still runs."""
+    """Remove everything that earlier runs left in `state`. Raises Failure if one still runs."""
     if state.exists():
         with _locked(state):
             shutil.rmtree(state)
@@ -61,7 +61,7 @@ class LocalApp:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C is for us; we then stop things in order.
+                # Ctrl-C must reach this process only, which then stops the others in order.
                 start_new_session=True,
             )
 
@@ -111,7 +111,7 @@ class LocalApp:
 
 @contextmanager
 def running(state: Path, *, port: int, settings: dict[str, str] | None = None) -> Iterator[LocalApp]:
-    """The application on http://127.0.0.1:<port> (0: any free one), with everything it keeps below `state`.
+    """The application on http://127.0.0.1:<port> (0: any free port), with its files in `state`.
 
     `settings` are further environment variables. Raises Failure.
     """
@@ -157,7 +157,7 @@ def _migrate(app: LocalApp) -> None:
     if migration.returncode != 0:
         raise Failure(
             f"the database could not be migrated:\n{migration.stdout}{migration.stderr}",
-            hint="./inv app.run --fresh begins with an empty one",
+            hint="begin with an empty database: ./inv app.run --fresh",
         )
 
 

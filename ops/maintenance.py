@@ -1,4 +1,4 @@
-"""Takes hosts out of service one after another, changes them, and goes on only while the site is well."""
+"""Reboots or updates hosts one after another: drains each, changes it, and continues only if the site is well."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ops.status import HostStatus, member_is_well, status
 
 PLAYBOOK = "maintain"
 WELL_SECONDS = 180
-"""From the change of a host until its services do their part again: a database member may have to catch up."""
+"""Limit from the change of a host until the site is well again: a database member may have to catch up."""
 ASK_EVERY_SECONDS = 2
 REBOOT, PACKAGES = "maintain_reboot", "maintain_packages"
 """What to do with a host that is out of service: a variable of the playbook."""
 DRAIN_REASON = "maintenance"
-"""What the playbook writes into the mark of a host that it drains. Other marks are somebody else's."""
+"""The playbook writes this into the drain mark of a host. A mark with another text was set by somebody else."""
 
 
 def reasons_to_reboot(environment: Environment) -> dict[str, list[str]]:
-    """Host name -> why it needs a reboot, if it does. Raises Failure naming the hosts that do not answer."""
+    """Host name -> the reasons why it needs a reboot, if any. Raises Failure that names the hosts which do not answer."""
     return remote.of_all(
         list(environment.hosts.values()),
         lambda host: remote.ask_program(environment, host, "reboot_reasons", as_root=False),
@@ -33,33 +33,31 @@ def reasons_to_reboot(environment: Environment) -> dict[str, list[str]]:
 
 
 def ready(found: Sequence[HostStatus], hosts: Sequence[Host]) -> None:
-    """Raises Failure if `hosts` may not be taken out of service one after another, as all were `found`.
+    """Raises Failure if `hosts` may not be taken out of service one after another; `found` is the state of all hosts.
 
-    One host may be unwell, if it is among them: to change it takes nothing more away, and may be what mends it. But not
-    one that somebody else has drained, who may still be at work on it.
+    One host may be unwell if it is among `hosts`: changing it makes nothing worse and may repair it. It may not be
+    drained by somebody else, who may still be working on it.
     """
     unwell = unwell_of(found)
     names = {host.name for host in hosts}
     others = [host.name for host in found if host.said.get("drained", "") not in ("", DRAIN_REASON)]
     if others or len(unwell) > 1 or not unwell <= names:
-        rule = f"Only one host may be unwell, of those to be changed ({', '.join(sorted(names)) or 'none'})."
+        rule = f"Only one host may be unwell, and only one of these: {', '.join(sorted(names)) or 'none'}."
         if others:
-            rule = f"{', '.join(others)} is drained by somebody else, as the mark there says: it is theirs."
+            rule = f"Somebody else has drained {', '.join(others)}, as the drain mark says: ask them to finish."
         raise Failure(
-            f"The site is not well before the first host, and another host less could stop it: {_problems(found)}.",
-            f"See ./inv status and mend it first: {', '.join(sorted(unwell))}. {rule}",
+            f"The site is not well before the first host, and losing one more could stop it: {_problems(found)}.",
+            f"See ./inv status and repair first: {', '.join(sorted(unwell))}. {rule}",
         )
 
 
 def unwell_of(found: Sequence[HostStatus]) -> set[str]:
-    """The names of the hosts that something is wrong with, in their own eyes or in others'."""
+    """The names of the hosts with a problem that they or other hosts report."""
     return {name for host in found for name in host.suspects}
 
 
 def left_out(found: Sequence[HostStatus]) -> list[str]:
-    """The names of the hosts that an earlier run has taken out of service, or whose services it has stopped, and not
-    brought back.
-    """
+    """The names of the hosts that an earlier run has drained or stopped, and not brought back into service."""
 
     def stopped(host: HostStatus) -> bool:
         return any(state != "active" for state in host.said.get("units", {}).values())
@@ -70,9 +68,9 @@ def left_out(found: Sequence[HostStatus]) -> list[str]:
 def one_after_another(
     environment: Environment, hosts: Sequence[Host], found: Sequence[HostStatus], what: str, held: Lock
 ) -> None:
-    """Do `what` (REBOOT or PACKAGES) to each of `hosts`, in their order, which are as they were `found`.
+    """Do `what` (REBOOT or PACKAGES) to each of `hosts`, in their order; `found` is the state of all hosts.
 
-    Raises Failure if the site is not well after one of them; those behind it are untouched then.
+    Raises Failure if the site is not well after one of them; the hosts after that one are not touched.
     """
     for number, host in enumerate(hosts, start=1):
         held.check()
@@ -84,8 +82,8 @@ def one_after_another(
 
 
 def in_order(hosts: Sequence[Host], found: Sequence[HostStatus]) -> list[Host]:
-    """An unwell one first; then those whose absence is felt least; the holders of the virtual address and the leader of
-    the database last among their like, so that each moves once.
+    """Unhealthy hosts first, then the least critical. Within a group, the holder of the virtual IP and the database
+    primary go last, so that each of the two moves only once.
     """
     said = {host.name: host.said for host in found}
     unwell = unwell_of(found)
@@ -101,14 +99,14 @@ def in_order(hosts: Sequence[Host], found: Sequence[HostStatus]) -> list[Host]:
 
 
 def _member(name: str, said: dict[str, Any]) -> str:
-    """Role and state of a host's member of the database in its own eyes, "" if there is none or it does not answer."""
+    """Role and state of a host's database member, as the host reports it; "" without a member or without an answer."""
     members = said.get("members", {})
     return str(members.get(name, "")) if isinstance(members, dict) else ""
 
 
 def _as_found(host: Host, found: Sequence[HostStatus]) -> dict[str, Any]:
-    """What the playbook must know of a host that may be unwell: whether its member of the database can hand over, and
-    which units are to be started.
+    """Variables of the playbook for a host that may be unwell: whether its database member can hand over, and which
+    units to start.
     """
     said = next(status.said for status in found if status.name == host.name)
     member = _member(host.name, said)
@@ -128,8 +126,8 @@ def well(environment: Environment, when: str, *, seconds: float) -> list[HostSta
             return found
         if time.monotonic() >= deadline:
             raise Failure(
-                f"The site is not well {when}, and another host less could stop it: {problems}.",
-                "See ./inv status, mend it, and run this again: what is done already is not done twice.",
+                f"The site is not well {when}, and losing one more host could stop it: {problems}.",
+                "See ./inv status, repair the problem, and run this command again: it skips what is done.",
             )
         time.sleep(ASK_EVERY_SECONDS)
 

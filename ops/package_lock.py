@@ -1,6 +1,6 @@
-"""The lock: which snapshot of packages the hosts of an environment have, and the version of each package in it.
+"""The lock of packages: which snapshot the hosts of an environment have, and the version of each package in it.
 
-A file of the inventory, under version control like everything else there; a lab has its own in its generated inventory.
+The lock is a file of the inventory, under version control like the rest; a lab has its own, in its generated inventory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HEAD = (
 
 
 class _Text(yaml.SafeDumper):
-    """Writes texts of several lines as such, so that a change of the key can be read."""
+    """Writes texts of several lines as blocks, so that a change of the key can be read."""
 
 
 _Text.add_representer(
@@ -35,7 +35,7 @@ _Text.add_representer(
 
 @dataclass(frozen=True)
 class PackageLock:
-    """A snapshot by its name, the armoured public key that has signed it, and package -> version."""
+    """A lock: name of the snapshot, armoured public key of its signature, and package -> version."""
 
     snapshot: str
     key: str
@@ -53,23 +53,23 @@ class PackageLock:
 
     @classmethod
     def from_text(cls, text: str) -> PackageLock:
-        """As `text` wrote it. Raises Failure if it is another file."""
+        """Read what `text` wrote. Raises Failure if it is not a lock of packages."""
         try:
             values: dict[str, Any] = yaml.safe_load(text)
             return cls(values["base_apt_snapshot"], values["base_apt_snapshot_key"], values["package_versions"])
         except (yaml.YAMLError, KeyError, TypeError) as error:
             raise Failure(
-                f"{PACKAGES_FILE} is no lock of packages: {error}", "Take it from git again.", Exit.BAD_CONFIGURATION
+                f"{PACKAGES_FILE} is not a lock of packages: {error}", "Restore it from git.", Exit.BAD_CONFIGURATION
             ) from None
 
 
 def path_of(environment: Environment) -> Path:
-    """Where the lock of an environment is, if it has one."""
+    """The path of an environment's lock, whether or not the lock exists."""
     return environment.inventory / PACKAGES_FILE
 
 
 def read(environment: Environment) -> PackageLock | None:
-    """The lock, or None: hosts take then what Debian has today."""
+    """The lock; None if there is none: hosts then install what Debian has today."""
     path = path_of(environment)
     return PackageLock.from_text(path.read_text()) if path.is_file() else None
 
@@ -83,7 +83,7 @@ def write(environment: Environment, lock: PackageLock) -> None:
 
 
 def at(environment: Environment, ref: str) -> PackageLock:
-    """The lock as it was in a commit. Raises Failure if git knows no such commit, or the commit no lock."""
+    """The lock as it was in a commit. Raises Failure if there is no such commit, or no lock in it."""
     name = (INVENTORIES / environment.name / PACKAGES_FILE).relative_to(ROOT).as_posix()
     answer = subprocess.run(["git", "show", f"{ref}:{name}"], cwd=ROOT, capture_output=True, text=True, check=False)
     if answer.returncode != 0:

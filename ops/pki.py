@@ -43,7 +43,7 @@ def create_authority(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom a certificate is for: its common name, and the DNS names and IP addresses that TLS compares."""
+    """The subject of a certificate: its common name, and the DNS names and IP addresses that TLS compares."""
 
     common_name: str
     names: frozenset[str]
@@ -61,8 +61,8 @@ class Subject:
 def sign(request: str, subject: Subject, authority: str, authority_key: str, days: int) -> str:
     """A certificate for the key of a signing request (PEM); returns it as PEM.
 
-    Only the key is taken from the request, and only when the request proves that its sender holds it: what a host
-    writes into it about itself does not decide whom the certificate is for.
+    Only the key is taken from the request, and only if the request proves that its sender holds the private key. The
+    names in a request are ignored: a host does not decide which names it gets a certificate for.
 
     Raises ValueError if the request is not signed by its own key.
     """
@@ -109,8 +109,8 @@ def reason_to_renew(
 ) -> str:
     """Why a host's certificate (PEM, or empty) must be replaced; empty if it is good.
 
-    `request` is what `sign` would be given: the certificate must be for the same key. With `renew`, a good one is
-    replaced too.
+    `request` is the signing request: the certificate must be for its key. With `renew`, a good certificate is replaced
+    too.
     """
     try:
         present = x509.load_pem_x509_certificate(certificate.encode())

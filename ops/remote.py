@@ -1,4 +1,4 @@
-"""Asks hosts by SSH: a command, or a program of ops/on_host; all hosts at once."""
+"""Runs a command, or a program of ops/on_host, on hosts by SSH; on all hosts at once if wanted."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ANSWER_SECONDS = 20
 
 
 class NoAnswer(Failure):
-    """A host gave no answer: `reason` says why, without its name. Exit.UNAVAILABLE: not in time, or SSH did not get
-    there.
+    """A host gave no answer; `reason` says why, without the host's name. The code is Exit.UNAVAILABLE if SSH did not
+    reach the host, or if the answer did not come in time.
     """
 
     def __init__(self, host: Host, reason: str, code: Exit) -> None:
@@ -39,13 +39,13 @@ def run(
     seconds: float = ANSWER_SECONDS,
     show_progress: bool = False,
 ) -> Result:
-    """Run a shell's command line on a host, which may fail. With `show_progress` what it says on standard error is
-    shown meanwhile.
+    """Run a shell command on a host; the command may fail. With `show_progress`, its standard error is shown while it
+    runs.
 
-    Raises NoAnswer if SSH does not get there, or if it takes longer than `seconds`.
+    Raises NoAnswer if SSH does not reach the host, or if the command takes longer than `seconds`.
     """
     if stdin is not None:
-        # In the command line, for what is fed through SSH's standard input may end in the middle.
+        # As part of the command line: what is sent as SSH's standard input may be cut off.
         line = f"printf %s {base64.b64encode(stdin.encode()).decode()} | base64 --decode | {line}"
     try:
         with environment.connection(host) as connection:
@@ -55,7 +55,7 @@ def run(
     except Failure:
         raise
     except Exception as error:
-        # Whatever SSH meets, it is this host that cannot be asked.
+        # Whatever error SSH raises, it means that this host cannot be asked.
         raise NoAnswer(host, str(error) or type(error).__name__, Exit.UNAVAILABLE) from error
 
 
@@ -68,7 +68,7 @@ def answer(
     seconds: float = ANSWER_SECONDS,
     show_progress: bool = False,
 ) -> Any:
-    """What the command prints as JSON. Parameters as for `run`.
+    """The JSON that a command prints, parsed. Parameters as for `run`.
 
     Raises NoAnswer, with the last words of a command that failed.
     """
@@ -79,7 +79,7 @@ def answer(
 
 
 def ask_program(environment: Environment, host: Host, name: str, *arguments: str, as_root: bool = True) -> Any:
-    """What the program `name` of ops/on_host prints as JSON on a host.
+    """The JSON that the program `name` of ops/on_host prints on a host, parsed.
 
     Raises NoAnswer, with the last words of a program that failed.
     """
@@ -89,7 +89,7 @@ def ask_program(environment: Environment, host: Host, name: str, *arguments: str
 
 
 def of_all[T](hosts: Sequence[Host], ask: Callable[[Host], T]) -> dict[str, T]:
-    """Host name -> what `ask` says of it. Raises Failure with the reasons of all that did not answer."""
+    """Host name -> what `ask` returns for it. Raises Failure with the reasons of all hosts that did not answer."""
 
     def attempt(host: Host) -> T | Failure:
         try:

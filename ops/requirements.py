@@ -28,7 +28,7 @@ NPM_LOCK = FRONTEND / "package-lock.json"
 
 @dataclass(frozen=True)
 class LockedVersion:
-    """A package whose version in a lock differs; "" where it was not, or is not any more."""
+    """A package whose version in a lock has changed; a version is "" if the package was added or removed."""
 
     lock: str
     package: str
@@ -80,4 +80,4 @@ def compile_locks(*, upgrade: bool) -> None:
         command += ["--upgrade"] if upgrade else []
         answer = subprocess.run([*command, source, "--output-file", target], cwd=ROOT, check=False)
         if answer.returncode != 0:
-            raise Failure(f"{source} could not be resolved; uv's reason is above.", "Mend it and run this again.")
+            raise Failure(f"{source} could not be resolved; uv's reason is above.", "Correct it and run this again.")

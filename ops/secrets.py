@@ -34,7 +34,7 @@ def _access_tokens() -> dict[str, str]:
     return {"operator": _password()}
 
 
-# Every secret by name, and how one is made. What belongs together (None here) is made together below.
+# Every secret by name, and the function that makes it. Secrets with None are made together, in `generate`.
 SECRETS: dict[str, Callable[[], Any] | None] = {
     "vault_postgresql_superuser_password": _password,
     "vault_postgresql_replication_password": _password,
@@ -72,7 +72,7 @@ AUTHORITY = frozenset(
 # Secrets of the lab alone: anywhere else people sign releases, with keys of their own.
 LAB_ONLY = frozenset({"vault_release_signing_key", "vault_release_signing_public_key"})
 
-# Secrets that only make sense as a set, renewed as one.
+# Sets of secrets that are always renewed together.
 TOGETHER = (frozenset({"vault_release_signing_key", "vault_release_signing_public_key"}),)
 
 
@@ -106,8 +106,8 @@ def _ssh_key(comment: str) -> tuple[str, str]:
 
 
 def ensure_lab() -> Environment:
-    """Make the lab's secrets if there are none yet, or add those that a newer version needs; returns the lab's
-    environment, with which they can be read.
+    """Make the lab's secrets if there are none, or add those that are missing; returns the lab's environment, with
+    which `read` returns them.
     """
     lab = Environment.of_checkout(LAB_ENVIRONMENT)
     present = _parse(lab.vault, _content(lab.vault).decode()) if lab.vault.is_file() else {}
@@ -117,8 +117,8 @@ def ensure_lab() -> Environment:
 
 
 def made_up(path: Path, environment: Environment) -> str:
-    """A complete plain vault for the rehearsal of an environment: what the file `path` has, and new secrets for what it
-    lacks.
+    """A complete plain vault for the rehearsal of an environment: the secrets of the file `path`, and new ones for those
+    that it lacks.
     """
     present = _parse(path, _content(path).decode()) if path.is_file() else {}
     missing = needed(environment) - set(present)
@@ -161,10 +161,10 @@ def initialise(environment: Environment) -> list[str]:
 
 
 def rotate(environment: Environment, names: list[str]) -> None:
-    """Replace secrets by new ones; a deploy then carries them to the hosts.
+    """Replace secrets by new ones; the next deploy brings them to the hosts.
 
-    Those that belong together are renewed together. Raises Failure for names that are unknown or must never change,
-    and for those of the authority.
+    Secrets of one set (TOGETHER) are renewed together. Raises Failure for names that are unknown or must never change,
+    and for secrets of the certificate authority.
     """
     unknown = sorted(set(names) - needed(environment))
     if unknown or not names:
@@ -176,20 +176,22 @@ def rotate(environment: Environment, names: list[str]) -> None:
     permanent = sorted(set(names) & PERMANENT)
     if permanent:
         raise Failure(
-            f"{', '.join(permanent)} can never change: stored files are found by it.",
+            f"{', '.join(permanent)} can never change: without it, stored files could not be found.",
             code=Exit.USAGE,
         )
     stepwise = sorted(set(names) & AUTHORITY)
     if stepwise:
         raise Failure(
-            f"{', '.join(stepwise)} cannot change in one step: hosts would no longer trust each other.",
+            f"{', '.join(stepwise)} cannot change at once: hosts would no longer trust each other.",
             f"Run: ./inv secrets.rotate-ca --env={environment.name}",
             Exit.USAGE,
         )
     values = read(environment)
     new = generate(environment)
     chosen = set(names).union(*(group for group in TOGETHER if group & set(names)))
-    if "vault_web_session_secrets" in chosen:  # the first signs; the others still let people in
+    if (
+        "vault_web_session_secrets" in chosen
+    ):  # the first one signs sessions; the others only verify those signed earlier
         new["vault_web_session_secrets"] += values["vault_web_session_secrets"][:2]
     _store(environment, {**values, **{name: new[name] for name in chosen}})
 
@@ -223,7 +225,7 @@ def _password_arguments(environment: Environment) -> list[str]:
     if not path.is_file():
         raise Failure(
             f"The password of the vault of '{environment.name}' is not known: {path} does not exist.",
-            f"Write it there (mode 0600; git ignores it) or name another file in {PASSWORD_VARIABLE}.",
+            f"Write the password into it (mode 0600; git ignores it), or name another file in {PASSWORD_VARIABLE}.",
             Exit.BAD_CONFIGURATION,
         )
     return ["--vault-password-file", str(path)]
@@ -236,7 +238,7 @@ def _decrypt(environment: Environment, path: Path) -> str:
             return content.decode()
         raise Failure(
             f"{path} is not encrypted.",
-            "Encrypt it before anything else: ansible-vault encrypt " + str(path),
+            f"Encrypt it first: ansible-vault encrypt {path}",
             Exit.BAD_CONFIGURATION,
         )
     answer = subprocess.run(

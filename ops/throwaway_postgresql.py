@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own for tests and for running the application on this machine, without root.
+"""A temporary PostgreSQL server, for tests and for running the application on this machine without root.
 
 The binaries come from the Python requirements, so nothing has to be installed. The server listens only on a socket in
 its own directory. It is not durable (fsync is off): a crash of its process loses nothing, a crash of the machine may.
@@ -23,7 +23,7 @@ from ops.errors import Exit, Failure
 START_SECONDS = 60
 GONE_SECONDS = 5
 FOLDER = "pginstall18/bin"
-"""The package brings 16 and 18, the production hosts have 17: nothing may be used that only one of them has."""
+"""The package brings 16 and 18, the production hosts have 17: use only what all three have."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class ThrowawayPostgresql:
     def start(self) -> None:
         """Start the server on its directory, and wait until it answers. Raises Failure with its log.
 
-        It lives no longer than the calling thread: call this from the main one.
+        The server ends with the thread that calls this: call it from the main thread.
         """
         with (self.directory / "server.log").open("ab") as output:
             self.process = subprocess.Popen(
@@ -61,7 +61,7 @@ class ThrowawayPostgresql:
                 stderr=output,
                 stdin=subprocess.DEVNULL,
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C is for its owner, who then stops it in order
+                start_new_session=True,  # Ctrl-C must reach its owner only, which then stops it in order
             )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
@@ -75,7 +75,7 @@ class ThrowawayPostgresql:
         if self.process is None:
             return
         if kill:
-            # Each of its processes is a session of its own, and would answer for a moment after the first has gone.
+            # Its processes must be killed one by one: each would answer for a moment after the first has ended.
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
             for pid in (self.process.pid, *map(int, children)):
                 with suppress(ProcessLookupError):
@@ -143,11 +143,13 @@ def _binary(name: str) -> Path:
     for folder in folders:
         if (path := folder / FOLDER / name).exists():
             return path
-    raise Failure(f"PostgreSQL's {name} is missing", hint="run ./inv once: it installs the requirements")
+    raise Failure(f"PostgreSQL's {name} is missing", hint="run ./inv, which installs the requirements")
 
 
 def _unprivileged() -> list[str]:
-    """PostgreSQL refuses to run as root. In a user namespace it sees another id, while files stay root's."""
+    """PostgreSQL refuses to run as root. In a user namespace it sees another user id, and its files still belong to
+    root.
+    """
     if os.geteuid() != 0:
         return []
     if shutil.which("unshare") is None:

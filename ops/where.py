@@ -1,5 +1,5 @@
-"""Which hosts the name of an environment means: the real ones, those of the lab, or those of the rehearsal that this
-process is within.
+"""Decides which hosts the name of an environment means: the real ones, the lab's, or those of the rehearsal in which this
+process runs.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from ops.lab.lab import Lab
 
 
 def environment(name: str) -> Environment:
-    """The environment called `name`, with the inventory that its hosts are reached by.
+    """The environment called `name`, with the inventory through which its hosts are reached.
 
-    A lab's inventory is brought up to date with that of this checkout first, where this process may write it.
+    The inventory of a lab is first updated from that of this checkout, if this process may write it.
 
-    Raises Failure if there is no such environment, if its inventory does not fit the schema, or within the rehearsal of
-    another environment.
+    Raises Failure if there is no such environment, if its inventory does not fit the schema, or if this process runs in
+    the rehearsal of another environment.
     """
     inventory_schema.validate(inventory_of(name))
     if rehearsed := rehearsal.current():

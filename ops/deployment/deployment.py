@@ -204,7 +204,8 @@ class Deployment:
             if before in ("", self.record.release):
                 continue
             if web_stays and "web" not in host.groups:
-                console.print(f"{name} keeps its release: a web host could not return from it and gives it jobs.", markup=False)
+                stays = f"{name} keeps its release: a web host could not leave it, and gives the workers its jobs."
+                console.print(stays, markup=False)
                 continue
             try:
                 with self._timed(f"return {name} to {before}"):

@@ -68,7 +68,8 @@ class Lock:
             self._lost = f"etcd could not be reached for {LEASE_SECONDS} s"
         if self._lost:
             raise Failure(
-                f"The lock on the environment is lost ({self._lost}): somebody else may be changing it. This operation stops here.",
+                f"The lock on the environment is lost ({self._lost}): somebody else may be changing it. This command "
+                "stops here.",
                 "See who: ./inv lock.show. Then run the same command again; after a deployment: ./inv deploy --resume, "
                 "or ./inv rollback.",
                 Exit.UNAVAILABLE,
