@@ -1,4 +1,4 @@
-"""Replaces the internal certificate authority, in three steps; each is refused until all hosts have taken the one before.
+"""Replaces the internal certificate authority, in three steps; each waits until all hosts have taken the one before.
 
 1. A next authority is made; hosts trust it beside the present one, which continues to sign.
 2. The next authority becomes the present one: it signs new certificates for the hosts, which still trust the earlier

@@ -1,4 +1,4 @@
-"""Builds the scripts and styles that browsers load, with the Node from requirements.txt, never with the machine's own."""
+"""Builds the scripts and styles that browsers load, with the Node of requirements.txt, never the machine's own."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def install() -> None:
 
 
 def update() -> None:
-asked = json.loads((FRONTEND / "package.json").read_text())
+    """Update package.json and its lock to the newest versions of its packages. Raises Failure."""
+    asked = json.loads((FRONTEND / "package.json").read_text())
     plain = ["--package-lock-only", "--ignore-scripts", "--no-audit", "--no-fund", "--save-exact"]
     # The lock names no registry: every machine has its own.
     plain.append("--omit-lockfile-registry-resolved")

@@ -25,7 +25,7 @@ DRAIN_REASON = "maintenance"
 
 
 def reasons_to_reboot(environment: Environment) -> dict[str, list[str]]:
-    """Host name -> the reasons why it needs a reboot, if any. Raises Failure that names the hosts which do not answer."""
+    """Host name -> why it needs a reboot, if it does. Raises Failure that names the hosts which do not answer."""
     return remote.of_all(
         list(environment.hosts.values()),
         lambda host: remote.ask_program(environment, host, "reboot_reasons", as_root=False),

@@ -117,8 +117,8 @@ def ensure_lab() -> Environment:
 
 
 def made_up(path: Path, environment: Environment) -> str:
-    """A complete plain vault for the rehearsal of an environment: the secrets of the file `path`, and new ones for those
-    that it lacks.
+    """A complete vault for the rehearsal of an environment, not encrypted: the secrets in the file `path`, and new ones
+    for what it lacks.
     """
     present = _parse(path, _content(path).decode()) if path.is_file() else {}
     missing = needed(environment) - set(present)
@@ -189,9 +189,7 @@ def rotate(environment: Environment, names: list[str]) -> None:
     values = read(environment)
     new = generate(environment)
     chosen = set(names).union(*(group for group in TOGETHER if group & set(names)))
-    if (
-        "vault_web_session_secrets" in chosen
-    ):  # the first one signs sessions; the others only verify those signed earlier
+    if "vault_web_session_secrets" in chosen:  # the first one signs; the others verify older sessions
         new["vault_web_session_secrets"] += values["vault_web_session_secrets"][:2]
     _store(environment, {**values, **{name: new[name] for name in chosen}})
 

@@ -1,5 +1,6 @@
-"""Decides which hosts the name of an environment means: the real ones, the lab's, or those of the rehearsal in which this
-process runs.
+"""Decides which hosts the name of an environment means: the real ones, the lab's, or those of a rehearsal.
+
+A process that runs within a rehearsal reaches the hosts of that rehearsal only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""What decides the bytes of a release: run inside the tree that the release is made from, with that tree's own tools.
+"""Makes the archive of a release: runs inside the tree that is released, with the tools that this tree locks.
 
 `ops/release` exports a commit and runs `python -m ops.artefact` there, so that a commit gives the same archive
-whichever checkout asks for it, and however far that has moved on. Like one in `app/`, a change
-here makes a new version.
+whichever checkout builds it, a newer one too. A change here makes a new version, like a change in `app/`.
 """

@@ -1,6 +1,6 @@
-"""Makes the archive of a release from the tree that this stands in; called by ops/release only.
+"""The command that makes the archive of a release from the tree around it; called by ops/release only.
 
-Reports the tools that were used as JSON, or what failed and what to do about it.
+Writes the tools that were used as JSON, or else what failed and what to do about it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STRAY = ("NODE_ENV", "NODE_OPTIONS", "NODE_PATH")
 
 
 def main() -> None:
-    """Parse the arguments, make the archive, say what made it."""
+    """Parse the arguments, make the archive, write the tools that were used."""
     parser = argparse.ArgumentParser(prog="python -m ops.artefact", description=__doc__)
     parser.add_argument("--version", required=True, help="version of the release")
     parser.add_argument("--commit", required=True, help="commit that the version names")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _plain_surroundings(seconds: int) -> None:
-    """Let nothing of the person who builds into the release: no locale, no time zone, no settings of Node."""
+    """Keep the builder's surroundings out of the release: locale, time zone, settings of Node."""
     for name in STRAY:
         os.environ.pop(name, None)
     os.environ |= {"LC_ALL": "C.UTF-8", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(seconds), "PYTHONHASHSEED": "0"}
@@ -75,7 +75,7 @@ def _make(version: str, commit: str, seconds: int, cache: Path, target: Path) ->
 
 
 def _tools() -> dict[str, str]:
-    """Name and version of what the bytes depend on."""
+    """Name and version of each tool that the bytes depend on."""
     zstd = ".".join(map(str, zstandard.ZSTD_VERSION))
     return {"python": platform.python_version(), "zstd": zstd, **{name: version_of(name) for name in TOOLS}}
 

@@ -1,4 +1,4 @@
-"""The archive of a release: a tar file compressed by zstd, of which equal content gives equal bytes."""
+"""The archive of a release: a tar file compressed with zstd; equal content gives equal bytes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ import zstandard
 from ops.errors import Exit, Failure
 
 ZSTD_VERSION = (1, 5, 7)
-"""Another version of the compressor gives other bytes. The lock of zstandard, whose wheels bring it, decides which one
-there is; change this together with that lock."""
+"""The version of the compressor: another one gives other bytes. The locked zstandard wheel brings it; change this
+together with that lock."""
 COMPRESSION_LEVEL = 10
 
 
 def pack(content: Path, seconds: int, target: Path) -> None:
     """Write the files of a folder: sorted names, one time (in seconds since 1970), one mode, no owners.
 
-    Raises Failure if the compressor is another than the locked one.
+    Raises Failure if the compressor has another version than the locked one.
     """
     if zstandard.ZSTD_VERSION != ZSTD_VERSION:
         found, wanted = (".".join(map(str, version)) for version in (zstandard.ZSTD_VERSION, ZSTD_VERSION))
         raise Failure(
             f"This Python compresses with zstd {found}, and releases are compressed with zstd {wanted}.",
-            "Run ./inv, which installs requirements.txt; if that brought it, change ops/artefact/archive.py with it.",
+            "Run ./inv, which installs requirements.txt. If requirements.txt itself has the other version, change "
+            "ops/artefact/archive.py too.",
             Exit.UNAVAILABLE,
         )
     compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=True)

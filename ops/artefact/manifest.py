@@ -1,4 +1,4 @@
-"""The manifest of a release: what it is, and every file in it with its size and SHA-256."""
+"""The manifest of a release: version, commit, and every file with its size and SHA-256."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The bill of materials of a release, as CycloneDX 1.6 JSON (https://cyclonedx.org/docs/1.6/json/).
 
-It lists the Python packages whose wheels the release brings, and the npm packages of which the bundler makes the
-frontend. No serial number, no time: the same release has the same bill.
+It lists the Python packages whose wheels are in the release, and the npm packages that the frontend is bundled from. It
+has no serial number and no time, so that the same release has the same bill.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _licenses(metadata: Message) -> dict[str, Any]:
 
 
 def _of_npm(lock: dict[str, Any]) -> list[dict[str, Any]]:
-    """The packages of a package-lock.json (version 3) that are more than tools of the build."""
+    """The packages of a package-lock.json (version 3), without those that only the build needs."""
     if lock["lockfileVersion"] != 3:
         raise Failure(
             f"package-lock.json has version {lock['lockfileVersion']}; the bill of materials knows version 3.",

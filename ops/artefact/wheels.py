@@ -33,7 +33,7 @@ HOST_MARKERS = {
     "python_version": HOST_PYTHON,
     "sys_platform": "linux",
 }
-"""Environment markers (PEP 508) of the hosts: pip would evaluate them for the machine that builds."""
+"""Environment markers (PEP 508) of the hosts; pip itself would use those of the machine that builds."""
 LOCK = APP / "requirements.txt"
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _SUMS = "SHA256SUMS"
@@ -48,7 +48,7 @@ def application(target: Path, seconds: int) -> None:
         _run(
             [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", name, str(APP)],
             "The application's wheel could not be built; the reason is above.",
-            "Mend app/pyproject.toml or what it names, and commit.",
+            "Correct app/pyproject.toml or what it names, and commit.",
         )
         (wheel,) = Path(name).glob("*.whl")
         _rewrite(wheel, target / wheel.name, seconds)
@@ -83,7 +83,7 @@ def dependencies(cache: Path) -> list[Path]:
 
 
 def _options() -> list[str]:
-    """pip's, which decide what wheels it takes: those of the hosts."""
+    """Options of pip that choose the wheels for the hosts."""
     options = ["--require-hashes", "--no-deps", "--only-binary=:all:"]
     options += ["--python-version", HOST_PYTHON, "--implementation", "cp"]
     for abi in (f"cp{HOST_PYTHON.replace('.', '')}", "abi3", "none"):
@@ -107,7 +107,7 @@ def for_hosts(lock: str) -> Iterator[str]:
 
 
 def _is_whole(kept: Path) -> bool:
-    """Whether a folder of the cache holds what was downloaded, and each file is one of the lock's."""
+    """Whether a folder of the cache is complete and unchanged, and every file's hash is in the lock."""
     sums = kept / _SUMS
     if not sums.is_file():
         return False
@@ -117,7 +117,7 @@ def _is_whole(kept: Path) -> bool:
 
 
 def _listing(sums: Mapping[Path, str]) -> str:
-    """As sha256sum writes it."""
+    """The checksums in the format of sha256sum."""
     return "".join(f"{sha256}  {path.name}\n" for path, sha256 in sums.items())
 
 
@@ -130,7 +130,7 @@ def _sha256(path: Path) -> str:
 
 
 def _rewrite(wheel: Path, target: Path, seconds: int) -> None:
-    """Write a wheel again: sorted, of one time and mode, and not compressed: what zlib makes depends on its build."""
+    """Rewrite a wheel: sorted, with one time and mode, and not compressed, as zlib's output depends on its build."""
     stamp = time.gmtime(seconds)
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
         for name in sorted(old.namelist()):

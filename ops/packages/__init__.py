@@ -1,1 +1,1 @@
-"""The packages of an environment's hosts: what is installed where, a lock that names a snapshot, forwards and back."""
+"""The packages of an environment's hosts: shows what is installed, and brings hosts to the packages of a lock."""

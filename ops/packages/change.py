@@ -27,7 +27,7 @@ SOURCES_PLAYBOOK = "packages-sources"
 
 
 def lock_if_new(environment: Environment) -> None:
-    """Lock an environment that has a repository and no lock on what its hosts have; Debian has the same, just now."""
+    """If an environment has a repository and no lock, lock its packages; a new host has just got Debian's newest."""
     if not environment.group(GROUP) or package_lock.read(environment) is not None:
         return
     found = installed.ask(environment)
@@ -38,13 +38,13 @@ def lock_if_new(environment: Environment) -> None:
 
 
 def locked_at(environment: Environment, repository: Repository, to: str) -> PackageLock:
-    """The lock that a snapshot's name or a commit stands for. Raises Failure if its snapshot is not there any more."""
+    """The lock that `to` means: a snapshot's name or a commit. Raises Failure if the snapshot no longer exists."""
     snapshots = repository.snapshots()
     wanted = to if to in snapshots else package_lock.at(environment, to).snapshot
     if wanted not in snapshots:
         raise Failure(
-            f"The snapshot {wanted}, which the lock in '{to}' names, is not kept any more.",
-            f"There are: {', '.join(snapshots) or 'none'} (policy_package_snapshots_kept).",
+            f"The lock in '{to}' names the snapshot {wanted}, which was removed.",
+            f"Choose one that is kept (policy_package_snapshots_kept): {', '.join(snapshots) or 'none'}.",
             Exit.USAGE,
         )
     return repository.lock_on(wanted)
@@ -53,7 +53,7 @@ def locked_at(environment: Environment, repository: Repository, to: str) -> Pack
 def bring_to(
     environment: Environment, wanted: PackageLock, found: Mapping[str, Installed], why: str, *, yes: bool
 ) -> None:
-    """Let the hosts have the packages of a lock, and the environment that lock: those that differ one after another."""
+    """Write the lock of the environment, and bring the hosts that differ to its packages, one after another."""
     before = package_lock.read(environment)
     differ = installed.changes(found, wanted.versions)
     state = status(environment)
@@ -91,16 +91,15 @@ def bring_to(
                 raise Failure(failure.message, _ways_on(environment, before, wanted), failure.code) from failure
     console.rule(f"'{environment.name}' has packages {wanted.snapshot} after {time.monotonic() - began:.0f} s")
     if environment.is_real:
-        console.print(
-            f"Now commit {package_lock.path_of(environment)}: it is what brings a new host to the same packages."
-        )
+        console.print(f"Now commit {package_lock.path_of(environment)}: with it, a new host gets the same packages.")
 
 
 def _ways_on(environment: Environment, before: PackageLock | None, wanted: PackageLock) -> str:
     here = f"--env={environment.name}"
-    forwards = f"Mend it, then: ./inv packages.apply {here}."
+    forwards = f"Correct the cause, then: ./inv packages.apply {here}."
     if before is None or before.snapshot == wanted.snapshot:
-        return f"{forwards} Or go back: ./inv packages.revert {here}, to one of those that ./inv packages.status names."
+        back = f"./inv packages.revert {here} --to=SNAPSHOT"
+        return f"{forwards} Or go back to a snapshot that ./inv packages.status names: {back}"
     return f"{forwards} Or go back: ./inv packages.revert {here} --to={before.snapshot}"
 
 
@@ -113,7 +112,7 @@ def _prove(environment: Environment, wanted: PackageLock) -> None:
 
 def show_changes(title: str, found: Sequence[PackageChange], available: Mapping[str, Available]) -> None:
     """Print packages that would change, or have, as a table."""
-    # A narrow terminal folds: half a version is none.
+    # On a narrow terminal, fold instead of cutting versions off.
     table = Table(*(Column(name, overflow="fold") for name in ("package", "now", "then", "hosts", "")), title=title)
     for change in found:
         newest = available.get(change.package)

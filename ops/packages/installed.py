@@ -1,4 +1,4 @@
-"""What is installed where, and where that differs from a lock."""
+"""The packages that are installed on the hosts, and how they differ from a lock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ops.environment import Environment, Host
 
 @dataclass(frozen=True)
 class Installed:
-    """Of one host: package -> version, and the services that wait for a restart."""
+    """The packages of one host (name -> version), and its services that wait for a restart."""
 
     packages: Mapping[str, str]
     stale: Sequence[str]
@@ -29,7 +29,7 @@ class PackageChange:
 
 
 def ask(environment: Environment) -> dict[str, Installed]:
-    """Host name -> what it has. Raises Failure naming the hosts that do not answer."""
+    """Host name -> what is installed there. Raises Failure that names the hosts which do not answer."""
 
     def one(host: Host) -> Installed:
         return Installed(**remote.ask_program(environment, host, "installed_packages"))

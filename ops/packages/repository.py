@@ -1,4 +1,4 @@
-"""The environment's package repository: asked by SSH for snapshots, and to make one (roles/apt_repository)."""
+"""The environment's package repository (roles/apt_repository): lists and makes snapshots there, by SSH."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ops.package_lock import PackageLock
 GROUP = "packages"
 PROGRAM = "/usr/local/sbin/longhaul-packages"
 FETCH_SECONDS = 3600
-"""A first snapshot fetches every package of every host, in production over the Internet."""
+"""Long enough for a first snapshot, which fetches every package of every host, perhaps over the Internet."""
 INDEX_SECONDS = 300
 
 
@@ -28,13 +28,13 @@ class Available:
 
 
 class Repository:
-    """The repository of an environment. Methods raise Failure with its words, or if there is none."""
+    """The repository of an environment. Methods raise Failure with the repository's message, or if there is none."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
 
     def make(self, names: Iterable[str]) -> PackageLock:
-        """A lock on a snapshot of the newest versions; the snapshot is made unless there is one of the same."""
+        """A lock on a snapshot of the newest versions; uses an existing snapshot if it has the same versions."""
         said = self._ask("make", names=names, seconds=FETCH_SECONDS)
         return PackageLock(said["snapshot"], said["key"], said["versions"])
 

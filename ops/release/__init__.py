@@ -44,14 +44,14 @@ class Release:
 def build(*, ref: str = "", dirty_allowed: bool = False, key: str = "") -> Release:
     """Build and sign the release that a branch, tag or commit gives, or return it if it is there already.
 
-    Without `ref` that of the work tree's commit; with `dirty_allowed`, which is for the lab, what the work tree has.
-    `key`: see signature.signing_key. Raises Failure if there is no such commit, the work tree differs from its own, a
-    step fails, or a file of that version is there whose content the source does not give. Nothing is left half-made.
+    Without `ref`, the release of the work tree's commit; with `dirty_allowed` (for the lab), of the work tree's files.
+    `key`: see signature.signing_key. Raises Failure if there is no such commit, if the work tree has changes that are
+    not committed, if a step fails, or if there is a file of that version with other content. Leaves nothing half-made.
     """
     if ref and dirty_allowed:
         raise Failure(
-            "A ref is built as it was committed; the work tree has no part in that.",
-            "Give --ref or --allow-dirty, not both.",
+            "--ref builds a commit, --allow-dirty the files of the work tree: they exclude each other.",
+            "Give one of them.",
             Exit.USAGE,
         )
     chosen = source.of_ref(ref) if ref else source.of_work_tree(dirty_allowed=dirty_allowed)
@@ -71,9 +71,9 @@ def build(*, ref: str = "", dirty_allowed: bool = False, key: str = "") -> Relea
 
 
 def find(version: str) -> Release:
-    """An already built release whose signature and provenance are of its file as it is.
+    """A release in dist/ whose signature and provenance match its file.
 
-    Raises Failure, with those that exist if there is none of that version.
+    Raises Failure if they do not match, or if there is no release of that version (then it names those that exist).
     """
     target = path_of(version)
     if not target.is_file():
@@ -88,17 +88,17 @@ def find(version: str) -> Release:
         _verify_signed(target)
     except Refused as refused:
         raise Failure(
-            f"The release '{version}' is not what was built: {refused}.",
-            f"Remove {target} and build it again: ./inv build --ref=COMMIT (the version ends with its commit)",
+            f"The release '{version}' in dist/ was changed after it was built: {refused}.",
+            f"Remove {target} and build it again: ./inv build --ref=COMMIT (COMMIT is the end of the version)",
             Exit.BAD_INPUT,
         ) from None
     return Release(version, target, sha256_of(target))
 
 
 def verify(release: Release, environment: Environment) -> str:
-    """Who signed a release, among those whom an environment allows: what its hosts will ask before they unpack it.
+    """Who of the environment's `release_signers` signed a release. Hosts verify the same before they unpack it.
 
-    Raises Failure if it is nobody of them.
+    Raises Failure if the release is not signed by one of them.
     """
     with signature.allowed_signers(environment) as signers:
         try:
@@ -106,8 +106,8 @@ def verify(release: Release, environment: Environment) -> str:
         except Refused as refused:
             raise Failure(
                 f"'{environment.name}' would not accept the release '{release.version}': {refused}.",
-                f"Let one of them build it: ./inv build --ref=COMMIT --key=THEIR_SSH_KEY. Who may is in "
-                f"{signature.SIGNERS} (inventories/{environment.name}/group_vars/all/release.yml).",
+                "Let one of the allowed signers build it: ./inv build --ref=COMMIT --key=THEIR_SSH_KEY. They are listed "
+                f"as {signature.SIGNERS} in inventories/{environment.name}/group_vars/all/release.yml.",
                 Exit.BAD_INPUT,
             ) from None
 
@@ -118,14 +118,14 @@ def path_of(version: str) -> Path:
 
 
 def parts(version: str) -> list[Path]:
-    """The files that a release consists of; its archive is the last one that is written."""
+    """The files of a release; the archive is written last."""
     archive = path_of(version)
     statement = _statement_of(archive)
     return [statement, _beside(statement), _beside(archive), archive]
 
 
 def publish(made: Path, made_from: Source, used: Mapping[str, str], key: Path, *, began: str, tree: Path) -> Release:
-    """Sign an archive and put it and what belongs to it into `dist`; all of it or nothing.
+    """Sign an archive, and move it into `dist` with its signature and its provenance; all of them or none.
 
     `used`: the tools and their versions; `tree`: the exported source; `began`: when, as provenance.now() writes it.
     """
@@ -154,7 +154,7 @@ def _statement_of(archive: Path) -> Path:
 
 
 def _verify_signed(archive: Path) -> str:
-    """The fingerprint of the key that signed an archive and its provenance. Raises Refused if they do not belong."""
+    """The fingerprint of the key that signed an archive and its provenance. Raises Refused if the two do not match."""
     statement = _statement_of(archive)
     signer = installer.signer_of(archive, _beside(archive))
     if not statement.is_file():
@@ -163,12 +163,12 @@ def _verify_signed(archive: Path) -> str:
         raise Refused("its provenance is signed by somebody else")
     subject = json.loads(statement.read_text())["subject"]
     if subject != [{"name": archive.name, "digest": {"sha256": sha256_of(archive)}}]:
-        raise Refused(f"its provenance is that of {subject[0]['name']} with another content")
+        raise Refused(f"its provenance describes {subject[0]['name']} with other content")
     return signer
 
 
 def _is_complete(archive: Path, signer: str) -> bool:
-    """Whether a release is there, whole, and signed with that key: nobody signs what somebody else has built."""
+    """Whether a release is there, complete, and signed with that key: nobody signs what somebody else has built."""
     if not archive.is_file():
         return False
     try:
@@ -179,14 +179,14 @@ def _is_complete(archive: Path, signer: str) -> bool:
 
 
 def _compare(made: Path, present: Path) -> None:
-    """Raise Failure if a file of that version is there with another content than was made now."""
+    """Raise Failure if the file that is there differs from the one that was made now."""
     if not present.is_file():
         return
     if differs := first_difference(made, present):
         raise Failure(
-            f"{present} is not what its commit gives. What is made now and what is there differ: {differs}",
-            "Hosts refuse a second content under one version. If no host has what is there, remove it and run this "
-            "again; otherwise ask where it comes from.",
+            f"{present} is not what its commit gives: {differs}",
+            "Hosts reject a second content under one version. If no host has this release (./inv status), remove the "
+            "file and run this again; otherwise find out who built it.",
             Exit.BAD_INPUT,
         )
 
@@ -198,7 +198,7 @@ def _make(chosen: Source, tree: Path, made: Path) -> dict[str, str]:
     command += ["--commit", chosen.commit, "--time", str(chosen.seconds), "--cache", str(CACHE)]
     command += ["--target", str(made), "--report", str(report)]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    # What npm says is for people: standard output is for data.
+    # The output of npm is for people, so it goes to standard error: standard output is for data.
     code = subprocess.run(command, cwd=tree, env=variables, stdout=STANDARD_ERROR, check=False).returncode
     said = json.loads(report.read_text()) if report.is_file() else {}
     if "failed" in said:
@@ -206,7 +206,7 @@ def _make(chosen: Source, tree: Path, made: Path) -> dict[str, str]:
     if code != 0:
         raise Failure(
             f"{chosen.version} could not be built; the reason is above.",
-            "It is a mistake in ops/artefact of that commit.",
+            "Correct ops/artefact, which that commit is built with, and commit.",
         )
     used: dict[str, str] = said["tools"]
     return used

@@ -24,9 +24,9 @@ from ops.artefact import manifest, sbom
 HEADER = ("type", "mode", "mtime", "uid", "gid", "uname", "gname", "linkname", "pax_headers")
 ZIP_HEADER = ("date_time", "compress_type", "create_system", "external_attr", "extra", "comment", "flag_bits")
 DESCRIBING = (sbom.NAME, manifest.NAME)
-"""Members that tell of others: when they differ too, they are not the reason. Each may tell of those before it."""
+"""Members that list other members, so they differ whenever one of those does: they are compared last, in this order."""
 CONTEXT = 20
-"""So many bytes on each side of a difference are shown."""
+"""How many bytes are shown on each side of a difference."""
 
 
 def first_difference(one: Path, other: Path) -> str:
@@ -107,7 +107,7 @@ def _in_zip(name: str, one: bytes, other: bytes) -> str:
     with zipfile.ZipFile(io.BytesIO(one)) as mine, zipfile.ZipFile(io.BytesIO(other)) as others:
         if found := _in_order(mine.namelist(), others.namelist(), f"{name}: file"):
             return found
-        # RECORD has the hashes of the others.
+        # RECORD last: it lists the hashes of the other files.
         for inner in sorted(mine.namelist(), key=lambda inner: inner.endswith("/RECORD")):
             where = f"{name}: {inner}"
             found = _in_content(where, mine.read(inner), others.read(inner))

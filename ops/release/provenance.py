@@ -1,6 +1,6 @@
-"""How a release came to be: who built it, when, from what and with which tools. Signed, and never part of the archive.
+"""The provenance of a release: who built it, when, from what and with which tools; signed, and beside the archive.
 
-An in-toto statement (https://in-toto.io/Statement/v1) with SLSA's predicate (https://slsa.dev/spec/v1.0/provenance).
+It is an in-toto statement (https://in-toto.io/Statement/v1) with SLSA's predicate (https://slsa.dev/spec/v1.0/provenance).
 """
 
 from __future__ import annotations

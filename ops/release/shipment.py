@@ -1,4 +1,4 @@
-"""Shipments: the processors alone, made from a commit and signed as releases are, without a release of the application.
+"""Shipments: the processors without the rest of the application, made from a commit and signed like a release.
 
 `dist/processors-<version>.tar.zst` holds the scripts of `app/processors` and a manifest; its signature lies beside it.
 The version names the newest commit that changed a script. The same commit gives the same bytes.
@@ -25,8 +25,8 @@ def build(environment: Environment, *, ref: str = "", dirty_allowed: bool = Fals
     """Make and sign the shipment that a branch, tag or commit gives (default: the work tree's commit; with
     `dirty_allowed`, which is for the lab, what the work tree has).
 
-    Raises Failure if there is no such commit, a script is no Python, a file of that version has another content, or the
-    environment would not accept the signature.
+    Raises Failure if there is no such commit, if a script is not valid Python, if a file of that version has other
+    content, or if the environment would not accept the signature.
     """
     inputs = (SCRIPTS,)
     chosen = (
@@ -42,14 +42,14 @@ def build(environment: Environment, *, ref: str = "", dirty_allowed: bool = Fals
         if target.is_file() and sha256_of(target) != sha256_of(made):
             raise Failure(
                 f"{target} is not what its commit gives.",
-                "If no host has it (./inv status), remove it and run this again; otherwise ask where it comes from.",
+                "If no host has it (./inv status), remove it and run this again; otherwise find out who built it.",
                 Exit.BAD_INPUT,
             )
         signed = made.with_name(f"{made.name}.sig")
         with signature.signing_key(key, for_lab=dirty_allowed) as signing:
             signature.sign(made, signing, signed)
         DIST.mkdir(exist_ok=True)
-        # The archive last: it is complete when it is there.
+        # The archive last: if it is there, the shipment is complete.
         for path in (signed, made):
             shutil.copyfile(path, DIST / f".{path.name}")
             (DIST / f".{path.name}").replace(DIST / path.name)
@@ -59,14 +59,16 @@ def build(environment: Environment, *, ref: str = "", dirty_allowed: bool = Fals
 
 
 def _copy(scripts: Path, target: Path) -> None:
-    """Copy the scripts. Raises Failure for one that is no Python, and if there is none."""
+    """Copy the scripts. Raises Failure if one is not valid Python, or if there are none."""
     target.mkdir(parents=True)
     found = sorted(scripts.glob("*.py"))
     for path in found:
         try:
             compile(path.read_bytes(), path.name, "exec")
         except SyntaxError as error:
-            raise Failure(f"{SCRIPTS}/{path.name} is no Python: {error}", "Mend it first.", Exit.BAD_INPUT) from None
+            raise Failure(
+                f"{SCRIPTS}/{path.name} is not valid Python: {error}", "Correct it.", Exit.BAD_INPUT
+            ) from None
         shutil.copyfile(path, target / path.name)
     if not found:
         raise Failure(f"There is no script in {SCRIPTS}.", code=Exit.BAD_INPUT)

@@ -1,4 +1,4 @@
-"""Who signs releases, and whose signatures an environment accepts: `ssh-keygen -Y` (ssh-keygen(1)).
+"""Signs releases, and lists the signers that an environment accepts: `ssh-keygen -Y` (ssh-keygen(1)).
 
 A person signs with their SSH key; the lab has a key of its own among its secrets.
 """
@@ -28,10 +28,9 @@ SIGNERS = "release_signers"
 
 @contextmanager
 def signing_key(given: str = "", *, for_lab: bool = False) -> Iterator[Path]:
-    """The file of the key to sign with: `given`, or unless it is for the lab what LONGHAUL_SIGNING_KEY names, or else
-    the lab's.
+    """The file of the key to sign with: `given`, or what LONGHAUL_SIGNING_KEY names (unless `for_lab`), or the lab's.
 
-    It may be a public key whose private one the SSH agent has. Raises Failure if there is no such file.
+    It may be a public key if the SSH agent has the private one. Raises Failure if there is no such file.
     """
     named = given or ("" if for_lab else os.environ.get(KEY_VARIABLE, ""))
     if named:
@@ -52,7 +51,7 @@ def signing_key(given: str = "", *, for_lab: bool = False) -> Iterator[Path]:
 
 
 def fingerprint(key: Path) -> str:
-    """The fingerprint (SHA256:...) of a key, without its passphrase. Raises Failure if it is none."""
+    """The fingerprint (SHA256:...) of a key; needs no passphrase. Raises Failure if the file is not a key."""
     answer = _ssh_keygen(["-l", "-f", str(key)])
     found = re.search(r"SHA256:\S+", answer.stdout)
     if found is None:

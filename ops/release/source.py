@@ -1,7 +1,7 @@
 """What a release is made from: a commit, the version that it gives, and its files in a folder of their own.
 
-The version names the newest commit that changed anything that a release is made of or with (`INPUTS`), and that
-commit's tree is what is built: commits that touch none of it make no new release, and a version never has two contents.
+The version names the newest commit that changed the application or the code that builds it (`INPUTS`), and that
+commit's tree is built. So other commits make no new release, and a version never has two contents.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ INPUTS = ("app", MAKER, "ops/frontend.py", "requirements.txt")
 class Source:
     """What to build.
 
-    `commit` is the one that the version names, `seconds` its time since 1970; `asked` is the ref that somebody named,
-    and `asked_commit` what that meant. With `dirty`, it is the files of the work tree instead of that commit's.
+    `commit` is the commit that the version names, `seconds` its time since 1970; `asked` is the ref that the operator
+    named, and `asked_commit` its commit. With `dirty`, the files of the work tree are built instead of the commit's.
     """
 
     version: str
@@ -48,7 +48,7 @@ class Source:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy, follow_symlinks=False)
             return
-        # As committed, whatever this person's git does with the ends of lines.
+        # Exactly as committed, whatever this person's git settings do with the ends of lines.
         plain = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
         with tarfile.open(fileobj=io.BytesIO(_git(*plain, "archive", "--format=tar", self.commit))) as files:
             files.extractall(target, filter="data")
@@ -60,20 +60,20 @@ def of_ref(ref: str, *, inputs: tuple[str, ...] = INPUTS) -> Source:
 
 
 def of_work_tree(*, dirty_allowed: bool, inputs: tuple[str, ...] = INPUTS) -> Source:
-    """The source that the work tree's commit gives, or with `dirty_allowed` what the work tree has.
+    """The source of the work tree's commit; if the work tree has changes and `dirty_allowed`, of its files.
 
-    Raises Failure if the work tree differs from its commit and that is not allowed.
+    Raises Failure if the work tree has changes and that is not allowed.
     """
     source = _of_commit(_resolved("HEAD"), inputs, asked="HEAD", boundary_allowed=dirty_allowed)
     if dirty_allowed:
         if not _changes(*inputs):
             return source
-        # The letters of a version must also be those of a systemd instance name.
+        # Only characters that a systemd instance name may have.
         return replace(source, version=f"{source.version}-dirty-{_tree_hash(inputs)[:12]}", dirty=True)
     if changes := _changes("."):
         raise Failure(
             f"The work tree differs from its commit:\n{changes}",
-            "Commit or remove these changes: a release is what a commit says. To build the commit without them: "
+            "Commit or remove these changes: a release is built from a commit. To build the commit without them: "
             "./inv build --ref=HEAD",
             Exit.BAD_INPUT,
         )
@@ -81,7 +81,7 @@ def of_work_tree(*, dirty_allowed: bool, inputs: tuple[str, ...] = INPUTS) -> So
 
 
 def origin() -> str:
-    """Where this clone came from, without a password; empty if it says nothing."""
+    """The URL that this repository was cloned from, without a password; empty if git does not know."""
     answer = subprocess.run(
         ["git", "config", "--get", "remote.origin.url"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -99,7 +99,7 @@ def _of_commit(commit: str, inputs: tuple[str, ...], *, asked: str, boundary_all
     named, seconds = _text("log", "-1", "--format=%H %ct", commit, "--", *inputs).split()
     if not boundary_allowed and named in _boundary():
         raise Failure(
-            "This clone is shallow: it does not tell which commit last changed the application.",
+            "This clone is shallow: git cannot tell which commit last changed the application.",
             "Fetch the history: git fetch --unshallow",
             Exit.UNAVAILABLE,
         )
@@ -112,7 +112,7 @@ def _resolved(ref: str) -> str:
     try:
         return _text("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}").strip()
     except Failure:
-        _text("rev-parse", "--git-dir")  # another reason, if this is no checkout at all
+        _text("rev-parse", "--git-dir")  # raises with another reason if this is not a checkout at all
         raise Failure(
             f"There is no commit '{ref}' in this repository.",
             "Name a branch, a tag or a commit; if it is new elsewhere: git fetch --tags",

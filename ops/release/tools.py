@@ -1,4 +1,4 @@
-"""The Python that has the packages which a source locks: a commit is built with its own tools, not with the newest."""
+"""Provides a Python with the packages that a commit locks: each commit is built with its own tools, not the newest."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ops.errors import Exit, Failure
 from ops.paths import CACHE, tool
 
 STAMP = ".requirements.sha256"
-"""In an environment: the output of sha256sum for the lock that was installed there (as `inv` writes it)."""
+"""A file in a virtual environment: output of sha256sum for the lock that was installed there (`inv` writes it)."""
 
 
 def python_for(lock: Path) -> str:
-    """The interpreter of an environment with exactly the packages of a lock: the running one if it has them.
+    """The interpreter of a virtual environment with exactly the packages of a lock: the running one if it has them.
 
-    Otherwise one that is made, once for each lock. Raises Failure if a package cannot be installed.
+    Otherwise makes one, once for each lock. Raises Failure if a package cannot be installed.
     """
     wanted = f"{hashlib.sha256(lock.read_bytes()).hexdigest()}  -\n"
     if _has(Path(sys.prefix), wanted):

@@ -82,7 +82,7 @@ def test_the_host_that_an_earlier_run_broke_may_be_changed_again_and_is_the_firs
 def test_a_host_that_is_not_to_be_changed_must_be_well(to_change: list[str]) -> None:
     with pytest.raises(Failure, match=r"not well .*web1: drained: maintenance") as refused:
         maintenance.ready(site(LEFT), hosts(*to_change))
-    assert "mend it first: web1." in refused.value.hint
+    assert "repair first: web1." in refused.value.hint
 
 
 def test_a_second_host_must_be_well() -> None:

@@ -66,7 +66,7 @@ def test_a_version_that_looks_like_a_number_stays_a_text(environment: Environmen
 
 @pytest.mark.parametrize("text", ["", "[]", "base_apt_snapshot: x\n", "a: [", "base_apt_snapshot"])
 def test_another_file_is_no_lock(text: str) -> None:
-    with pytest.raises(Failure, match="no lock of packages") as caught:
+    with pytest.raises(Failure, match="is not a lock of packages") as caught:
         PackageLock.from_text(text)
     assert caught.value.code == Exit.BAD_CONFIGURATION
 

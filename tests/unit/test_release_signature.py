@@ -363,7 +363,7 @@ def no_provenance(published: release.Release, mallory: Path) -> None:
         (lambda published, key: unsigned(published.path, key), "is not signed"),
         (lambda published, key: altered_by_one_byte(published.path, key), "either was altered"),
         (swapped_provenance, "signed by somebody else"),
-        (other_provenance, "with another content"),
+        (other_provenance, "with other content"),
         (no_provenance, "is missing"),
     ],
     ids=["unsigned", "altered", "swapped provenance", "other provenance", "no provenance"],

@@ -101,7 +101,7 @@ def test_another_content_under_one_version_is_refused(tree: Path, key: Path, env
 
 def test_a_script_that_is_no_python_is_shipped_nowhere(tree: Path, key: Path, environment: Environment) -> None:
     (tree / "count.py").write_text("print(\n")
-    with pytest.raises(Failure, match=r"app/processors/count.py is no Python") as caught:
+    with pytest.raises(Failure, match=r"app/processors/count.py is not valid Python") as caught:
         shipment.build(environment, key=str(key))
     assert caught.value.code == Exit.BAD_INPUT
 
