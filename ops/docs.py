@@ -1,4 +1,6 @@
-"""Generated pages: the table of variables in each role's README, from its argument_specs and defaults."""
+"""Generated files: the table of variables in each role's README, from its argument_specs and defaults; and the copy of
+the policy that the application carries.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from ops import policy
 from ops.cli import console, task
 from ops.errors import Failure
 from ops.paths import ROLES, ROOT
@@ -22,7 +25,7 @@ LONGEST_DEFAULT = 60
 
 @task()
 def build(_context: object) -> None:
-    """Write the generated parts of the documentation."""
+    """Write the generated parts of the documentation, and the application's copy of the policy."""
     for path, text in pages().items():
         if path.read_text() != text:
             path.write_text(text)
@@ -31,15 +34,16 @@ def build(_context: object) -> None:
 
 @task()
 def check(_context: object) -> None:
-    """Fail if generated documentation is out of date."""
+    """Fail if generated documentation or the application's copy of the policy is out of date."""
     stale = [str(path.relative_to(ROOT)) for path, text in pages().items() if path.read_text() != text]
     if stale:
         raise Failure(f"Not up to date: {', '.join(stale)}.", "Run: ./inv docs.build")
 
 
 def pages() -> dict[Path, str]:
-    """Every page with a generated part, and what it should be."""
-    return {path: with_variables(path) for path in sorted(ROLES.glob("*/README.md"))}
+    """Every file with a generated part, and what it should be."""
+    readmes = {path: with_variables(path) for path in sorted(ROLES.glob("*/README.md"))}
+    return readmes | {policy.COPY: policy.copy_for_app()}
 
 
 def with_variables(readme: Path) -> str:

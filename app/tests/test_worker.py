@@ -246,7 +246,7 @@ async def test_upkeep_finds_uploads_that_have_lost_their_jobs(conninfo: str, tmp
 async def test_a_worker_that_stops_hands_back_what_it_cannot_finish(conninfo: str, tmp_path: Path) -> None:
     async with workers(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")
-        stopped = here.start("stopped", handover_seconds="2")
+        stopped = here.start("stopped", job_stop_seconds="2")
         await here.script()
         with prompt_exit(stopped, 20):
             stopped.send_signal(signal.SIGTERM)
@@ -264,7 +264,7 @@ async def test_a_worker_that_stops_hands_back_what_it_cannot_finish(conninfo: st
 async def test_a_worker_that_stops_finishes_what_is_nearly_done(conninfo: str, tmp_path: Path) -> None:
     async with workers(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")
-        stopped = here.start("stopped", handover_seconds="60")
+        stopped = here.start("stopped", job_stop_seconds="60")
         await here.script()
         stopped.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.5)

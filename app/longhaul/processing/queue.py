@@ -43,6 +43,7 @@ DECIDE_SECONDS = 60.0
 """How long the queue is told of a job's end: another primary is there before that."""
 DECIDE_AGAIN_SECONDS = 1.0
 TCP_USER_TIMEOUT_MS = 20_000
+"""More than for other connections: a network that is away for less must not end the worker and its jobs."""
 CONNECT_SECONDS = 15.0
 LONGEST_DELAY_SECONDS = 300
 KEEP_JOBS_HOURS = 30 * 24
@@ -161,9 +162,9 @@ def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
 async def work(app: App, settings: Settings) -> bool:
     """Take jobs until SIGTERM or SIGINT (True), or until the database is away for longer than a heartbeat (False).
 
-    After that, running jobs get half of `handover_seconds` to end; then they are cancelled, which hands them back.
+    After that, running jobs get half of `job_stop_seconds` to end; then they are cancelled, which hands them back.
     """
-    stop_seconds = settings.handover_seconds / 2
+    stop_seconds = settings.job_stop_seconds / 2
     # Its lines lack our ids, and `job` says the same with them.
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     log.info("worker takes jobs", extra={"concurrency": settings.worker_concurrency})

@@ -18,7 +18,7 @@ from enum import Enum
 
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
-from longhaul.settings import MIB, Settings
+from longhaul.settings import Settings
 from longhaul.stores.content import hashing
 from longhaul.stores.interface import Store, StoreError
 from longhaul.uploads.checksum import Checksum
@@ -29,7 +29,7 @@ from longhaul.uploads.pieces import PieceWriter
 
 log = logs.get(__name__)
 
-BATCH = MIB
+BATCH = 1 << 20
 """Bytes that go to the store at once: smaller ones cost a thread hop each, larger ones memory."""
 TURN_SECONDS = 1.0
 """A client that is asked to leave may go on until it has had this long: else two clients that take an upload from each
