@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from longhaul.database import Database
-from longhaul.settings import MIB
 from longhaul.stores.directory import DirectoryStore
 from longhaul.stores.interface import Sink
 from longhaul.uploads import receiving, takeover
@@ -20,6 +19,8 @@ from longhaul.uploads.epochs import Call, Receivers
 from longhaul.uploads.model import Gone, NotFound, State, Superseded, Upload, WrongOffset
 from longhaul.uploads.pieces import PieceWriter, read_content
 from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Received, Receiver
+
+MIB = 1 << 20
 
 pytestmark = pytest.mark.usefixtures("no_minimum_turn")
 
