@@ -14,7 +14,7 @@ from longhaul.database import Database
 from longhaul.stores.directory import DirectoryStore
 from longhaul.stores.interface import Sink
 from longhaul.uploads import receiving, takeover
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.epochs import Call, Receivers
 from longhaul.uploads.model import Gone, NotFound, State, Superseded, Upload, WrongOffset
 from longhaul.uploads.pieces import PieceWriter, read_content

@@ -30,7 +30,7 @@ from longhaul.processing.script import (
 )
 from longhaul.stores.content import hashing, store_file
 from longhaul.stores.interface import Corrupt, ObjectMissing, Store, StoreError
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.model import MISMATCH, Mismatch, Upload
 from longhaul.uploads.pieces import read_content
 

@@ -22,7 +22,7 @@ from longhaul.settings import Settings
 from longhaul.stores.content import hashing
 from longhaul.stores.interface import Store, StoreError
 from longhaul.uploads.checksum import Checksum
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.epochs import Call, Receivers
 from longhaul.uploads.model import Piece, State, Superseded, TooLarge, Upload
 from longhaul.uploads.pieces import PieceWriter

@@ -29,7 +29,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from longhaul import logs
 from longhaul.services import Services
 from longhaul.settings import POLICY, Settings, SettingsError
-from longhaul.web import routes, tus
+from longhaul.web import routes, tus, tus_exchange
 from longhaul.web.proof import Proof
 
 log = logs.get(__name__)
@@ -47,7 +47,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """See HttpToolsProtocol."""
         extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
-        extensions[tus.ABORT] = self.transport.abort
+        extensions[tus_exchange.ABORT] = self.transport.abort
         super().on_headers_complete()
 
 
