@@ -18,10 +18,11 @@ from typing import Any
 
 import psycopg
 
-from longhaul.processing.records import Attempts, Result, result_object
+from longhaul.processing.records import Attempts
 from longhaul.services import Services
 from longhaul.stores.content import store_file
 from longhaul.uploads.model import Upload
+from longhaul.uploads.results import Result, result_object
 from ops import frontend
 from tests.support import Browser, make_settings, make_upload
 

@@ -19,11 +19,11 @@ import pytest
 from longhaul import schema
 from longhaul.database import DatabaseUnavailable
 from longhaul.processing.queue import UPKEEP_QUEUE, UPKEEP_TASK
-from longhaul.processing.records import Attempts
 from longhaul.services import Services
 from longhaul.settings import Settings
 from longhaul.uploads.jobs import QUEUE
 from longhaul.uploads.model import State, Upload
+from longhaul.uploads.results import Results
 from ops.throwaway_postgresql import throwaway_postgresql
 from tests.support import asynchronous, make_settings, make_upload, until
 
@@ -179,7 +179,7 @@ async def test_the_job_of_a_worker_that_was_killed_is_done_by_another(conninfo: 
         # One job, two attempts, one publication.
         attempts = here.rows("select worker, state, job_id from attempts order by number")
         assert attempts == [("killed", "superseded", job_id), ("other", "done", job_id)]
-        results = await Attempts(here.services.database, worker="test").results(done)
+        results = await Results(here.services.database).published(done)
         assert [result.name for result in results] == ["result"]
         assert "the worker of this job is dead" in here.log("other")
         # What it has left on its host goes when it is started there again.

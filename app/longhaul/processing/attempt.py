@@ -18,7 +18,7 @@ from pathlib import Path
 
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
-from longhaul.processing.records import Attempt, Attempts, Result, result_object
+from longhaul.processing.records import Attempt, Attempts
 from longhaul.processing.runner import Runner
 from longhaul.processing.script import (
     Outcome,
@@ -33,6 +33,7 @@ from longhaul.stores.interface import Corrupt, ObjectMissing, Store, StoreError
 from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.model import MISMATCH, Mismatch, Upload
 from longhaul.uploads.pieces import read_content
+from longhaul.uploads.results import Result, result_object
 
 log = logs.get(__name__)
 

@@ -8,6 +8,7 @@ receiving  the bytes of one connection become pieces; `checksum` is the sender's
 epochs     noticing within a second that an upload was taken over by another process
 takeover   asking the process that receives an upload to leave before taking the upload over
 sampling   digests of some blocks, with which a sender proves that it has the same file
+results    the published results, and what made them
 garbage    deleting pieces that can never count
 waiting    uploads that lost their job, and jobs whose worker is gone
 """

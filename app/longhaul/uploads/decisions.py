@@ -244,6 +244,24 @@ class Uploads:
 
         await self.database.transaction(work)
 
+    async def process_again(self, upload_id: str) -> Upload | None:
+        """Queue the processing of a failed upload again; None if it has not failed, or cannot but fail again because
+        something else arrived than was sent.
+        """
+
+        async def work(connection: Connection) -> Upload | None:
+            upload = await one(
+                connection,
+                "update uploads set state = 'queued', error = null, progress = null, finished_at = null"
+                " where id = %s and state = 'failed' and (sha256 = expected_sha256) is not false returning *",
+                upload_id,
+            )
+            if upload is not None:
+                await self.jobs.add(connection, upload)
+            return upload
+
+        return await self.database.transaction(work)
+
     async def terminate(self, upload_id: str, key: str | None = None) -> Upload:
         """End the upload for good at the client's wish (with its key) or its owner's. Raises NotFound, Gone."""
 
