@@ -61,7 +61,7 @@ EVENTS = {
     "pieces": 50,
     "completed": 10,
     "collected": 10,
-    "SUPERSEDED": 10,
+    "TAKEN_OVER": 10,
     "DISCONNECTED": 3,
     "transact commit_pieces: FAIL": 5,
     "committed commit_pieces: FAIL": 5,

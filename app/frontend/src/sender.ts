@@ -9,12 +9,12 @@ import { Announcer } from "./announcer";
 import type { Item } from "./item";
 import { List, type Listener } from "./list";
 import { inTime, retryDelays } from "./patience";
-import { Different, Hasher, Unreadable, compare, probe } from "./proof";
+import { Different, Hasher, Unreadable, compare, assertReadable } from "./proof";
 import { Recogniser } from "./recogniser";
 import { httpStack, idOf, pathOf } from "./requests";
 import { ANOTHER, CHECKING, explain, reconnecting, unreadable } from "./words";
 
-type File = UppyFile<Meta, Body>;
+type QueuedFile = UppyFile<Meta, Body>;
 
 export interface SenderOptions {
   endpoint: string;
@@ -64,7 +64,7 @@ export class Sender {
       allowedMetaFields: ["name", "type"],
     });
     // Uppy also tells of files that have left this list.
-    const ifListed = (file: File | undefined, act: (item: Item) => void): void => {
+    const ifListed = (file: QueuedFile | undefined, act: (item: Item) => void): void => {
       const item = file && this.list.get(file.id);
       if (item !== undefined) act(item);
     };
@@ -91,7 +91,7 @@ export class Sender {
     });
   }
 
-  add(files: Iterable<globalThis.File>): void {
+  add(files: Iterable<File>): void {
     for (const file of files) void this.enlist(file);
   }
 
@@ -129,7 +129,7 @@ export class Sender {
 
   // --- From being chosen to being sent ---------------------------------------------------------------------------------
 
-  private async enlist(file: globalThis.File): Promise<void> {
+  private async enlist(file: File): Promise<void> {
     const item = this.list.add(file);
     if (await this.recogniser.remembers(item)) await this.recognise(item);
     else this.begin(item);
@@ -174,7 +174,7 @@ export class Sender {
       urlStorage: memory,
       httpStack: httpStack({
         beforeGoingOn: (offset, signal) => this.beforeGoingOn(item, offset, signal),
-        afterBreak: () => this.stopping(item, probe(item.file)),
+        afterBreak: () => this.stopping(item, assertReadable(item.file)),
       }),
       onUploadUrlAvailable: () => {
         const url = this.tus().uploaders[key]?.url;
@@ -187,7 +187,7 @@ export class Sender {
         return again;
       },
     };
-    this.uppy.setFileState(key, { tus } as Partial<File>);
+    this.uppy.setFileState(key, { tus } as Partial<QueuedFile>);
     this.list.show(item);
     // Shown as what it is from the start, and not only when its turn comes.
     if (item.previous !== null) this.listener.onUrl(key, idOf(item.previous.uploadUrl!));

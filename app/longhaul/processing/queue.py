@@ -64,7 +64,7 @@ class _Again(BaseRetryStrategy):
         return None
 
 
-class _Jobs(JobManager):
+class _JobsOfThisRun(JobManager):
     """Ends a job, or puts it back, only for the run that it was fetched for.
 
     Procrastinate asks for the job's id alone. Each way back into the queue raises `attempts`, so a worker that was
@@ -140,7 +140,7 @@ def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
         timeout=CONNECT_SECONDS,
     )
     app = App(connector=connector)
-    app.job_manager = _Jobs(connector)
+    app.job_manager = _JobsOfThisRun(connector)
 
     @app.task(name=TASK, queue=QUEUE, pass_context=True, retry=_Again())
     async def process_upload(context: JobContext, *, upload_id: str, request_id: str | None = None) -> None:

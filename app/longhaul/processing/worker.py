@@ -13,7 +13,7 @@ from procrastinate.exceptions import ConnectorException
 
 from longhaul import logs
 from longhaul.processing import queue, runner
-from longhaul.processing.attempt import Directory, JobServices, process
+from longhaul.processing.attempt import JobDirectory, JobServices, process
 from longhaul.processing.records import Attempts
 from longhaul.processing.sweep import sweep_results
 from longhaul.services import Services
@@ -95,7 +95,7 @@ def staging(work: Path) -> Iterator[Path]:
         os.umask(0o007)
         for leftover in sorted(work.iterdir()):
             log.warning("removing what a crashed attempt has left", extra={"path": str(leftover)})
-            Directory(leftover).remove()
+            JobDirectory(leftover).remove()
         yield work
     finally:
         os.close(lock)

@@ -24,7 +24,7 @@ from longhaul.uploads.model import (
     NotFound,
     Piece,
     State,
-    Superseded,
+    TakenOver,
     Upload,
     WrongOffset,
     new_key,
@@ -148,7 +148,7 @@ class Uploads:
         """Make stored pieces of one epoch, each beginning where the one before ends, count all together.
 
         Those that complete the upload also queue its processing. Idempotent by piece id. `leaving` says that the
-        receiver ends with these pieces. Raises Superseded if the upload was taken over or ended, DatabaseUnavailable
+        receiver ends with these pieces. Raises TakenOver if the upload was taken over or ended, DatabaseUnavailable
         if it could not be learnt whether the pieces count.
         """
 
@@ -198,7 +198,7 @@ class Uploads:
             piece.id,
         )
         if upload is None:
-            raise Superseded(f"upload {piece.upload_id} was taken over by another connection or has ended")
+            raise TakenOver(f"upload {piece.upload_id} was taken over by another connection or has ended")
         return upload
 
     async def expect(self, upload_id: str, key: str, sha256: str) -> Upload:

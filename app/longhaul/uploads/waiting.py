@@ -16,7 +16,7 @@ log = logs.get(__name__)
 LOST_AFTER = timedelta(minutes=1)
 """An upload that waits without a job has lost it, once nothing was heard of it for so long: a run reports every 5 s."""
 ABSENT_AFTER = timedelta(hours=1)
-"""Longer than any probe waits for the worker that it names."""
+"""Longer than any smoke test waits for the worker that it names."""
 
 _LOST = (
     "select * from uploads where state in ('queued', 'processing') and updated_at < now() - %s and not exists (select"

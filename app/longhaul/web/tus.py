@@ -250,7 +250,7 @@ class Tus:
                 raise _too_large(result.upload)
             case Ending.CHECKSUM:
                 raise _wrong_checksum(f"nothing of this request was kept, send it again from offset {result.offset}")
-            case Ending.ASKED | Ending.SUPERSEDED | Ending.HANDED_OVER | Ending.STORE:
+            case Ending.ASKED | Ending.TAKEN_OVER | Ending.HANDED_OVER | Ending.STORE:
                 raise Refusal(
                     423,
                     f"{result.ending.value}; {result.offset} bytes are kept: ask for the offset with HEAD and go on",
