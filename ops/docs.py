@@ -1,4 +1,5 @@
-"""The generated parts of the documentation: tables of the roles' variables, the modules and the steps of a deployment.
+"""Generated files: the tables of the roles' variables, the modules and the steps of a deployment in pages, and the copy
+of the policy that the application carries.
 
 A page marks the place of a generated part with two comments, `start` and `end`; `./inv docs.build` writes between them.
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ops import policy
 from ops.deployment import steps
 from ops.errors import Failure
 from ops.paths import APP, DOCS, FRONTEND, ROLES, ROOT
@@ -25,13 +27,14 @@ SCRIPTS = FRONTEND / "src"
 
 
 def pages() -> dict[Path, str]:
-    """Every page with a generated part -> the text it should have. Raises Failure if a page lacks the two comments."""
+    """Every file with a generated part -> the text it should have. Raises Failure if a page lacks the two comments."""
     found = {
         page: with_part(page, "variables", variables_table(page.parent)) for page in sorted(ROLES.glob("*/README.md"))
     }
     layout, deployments = DOCS / "layout.md", DOCS / "deployments.md"
     found[layout] = with_part(layout, "modules", modules())
     found[deployments] = with_part(deployments, "steps", steps.table())
+    found[policy.COPY] = policy.copy_for_app()
     return found
 
 

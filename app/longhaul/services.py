@@ -8,7 +8,7 @@ from longhaul.database import Database
 from longhaul.settings import Settings
 from longhaul.stores import open_store
 from longhaul.stores.interface import Store
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.epochs import Receivers
 
 

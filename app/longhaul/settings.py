@@ -1,6 +1,7 @@
 """Everything that can be set, read once from the environment and from systemd credentials.
 
-Names, units and defaults are fields of `Settings`; a wrong value raises `SettingsError` naming the variable.
+Names and units are fields of `Settings`; a wrong value raises `SettingsError`, which names the variable.
+Default numbers are production's: they come from `policy.toml`, the computed copy of `inventories/policy.yml`.
 Secrets never come from the environment: they are files in `$CREDENTIALS_DIRECTORY`, read when asked for.
 """
 
@@ -9,13 +10,16 @@ from __future__ import annotations
 import os
 import re
 import socket
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
+POLICY: dict[str, float] = tomllib.loads(Path(__file__).with_name("policy.toml").read_text(encoding="utf-8"))
+"""Numbers that the application shares with the rest of the system. Those with `bytes` in their names are whole."""
+
+LONGEST_PIECE_SECONDS = 0.75 * POLICY["policy_storage_client_seconds"]
+"""A piece may be one request to Swift for as long as it grows, and Swift ends a request that takes longer."""
 
 
 class SettingsError(Exception):
@@ -36,8 +40,9 @@ class Settings:
     """libpq connection string or URL, without password; several hosts with `target_session_attrs=read-write`."""
     store: str
     """`directory:/path`, or `swift:https://proxy1:8443,https://proxy2:8443`."""
-    swift_user: str = "files:app"
-    swift_container: str = "longhaul"
+    swift_user: str = ""
+    swift_container: str = ""
+    """Both are needed with a Swift store."""
     ca_file: str = ""
     """CA that signed the store's certificates; empty: the system's."""
 
@@ -54,42 +59,44 @@ class Settings:
     drain_mark: str = "/var/lib/longhaul/drain"
     """While this file exists, the health page answers 404."""
 
-    max_upload_bytes: int = 8 * GIB
-    piece_bytes: int = 32 * MIB
+    max_upload_bytes: int = int(POLICY["policy_largest_upload_bytes"])
+    piece_bytes: int = int(POLICY["policy_piece_bytes"])
     """A piece is closed when it has this size."""
-    piece_seconds: float = 20.0
-    """A piece is closed this long after its first byte: what a crash may cost a slow client. Must stay well below
-    Swift's client_timeout, because a piece may be one request to Swift for all of that time."""
-    buffer_bytes: int = 32 * MIB
+    piece_seconds: float = POLICY["policy_piece_seconds"]
+    """A piece is closed this long after its first byte: what a crash may cost a slow client."""
+    buffer_bytes: int = int(POLICY["policy_buffer_bytes"])
     """Bytes that all uploads of this process together may hold in memory before pieces are closed early."""
-    idle_seconds: float = 300.0
+    idle_seconds: float = POLICY["policy_idle_seconds"]
     """A client that sends less than 1 KiB in this time is dropped; what it sent is kept."""
-    head_hold_seconds: float = 60.0
+    head_hold_seconds: float = POLICY["policy_head_hold_seconds"]
     """How long a request waits for a database or store that is away, before its connection is closed."""
-    page_hold_seconds: float = 5.0
+    page_hold_seconds: float = POLICY["policy_page_hold_seconds"]
     """Longest wait of a page for a database that is away."""
-    epoch_poll_seconds: float = 1.0
-    upload_days: float = 30.0
+    epoch_poll_seconds: float = POLICY["policy_epoch_poll_seconds"]
+    upload_days: float = POLICY["policy_upload_expiry_days"]
     """An unfinished upload expires this many days after its last piece."""
-    keep_days: float = 35.0
-    """Pieces of ended uploads outlive the oldest backup by being kept this long."""
-    handover_seconds: float = 20.0
-    """Longest time from SIGTERM to exit, while database and store answer."""
+    keep_days: float = POLICY["policy_keep_days"]
+    """Pieces of an ended upload are kept this long, so that they outlive the oldest backup that names them."""
+    handover_seconds: float = POLICY["policy_handover_seconds"]
+    """Longest time from SIGTERM to exit of a web process, while database and store answer."""
 
     processor_socket: str = ""
     processors: str = ""
     work: str = "/var/lib/longhaul/work"
-    worker_concurrency: int = 2
-    stalled_seconds: float = 180.0
+    worker_concurrency: int = int(POLICY["policy_worker_concurrency"])
+    """How many jobs a worker runs at once."""
+    job_stop_seconds: float = POLICY["policy_job_stop_seconds"]
+    """Longest time from SIGTERM to exit of a worker; running jobs may end within half of it."""
+    stalled_seconds: float = POLICY["policy_job_stalled_seconds"]
     """A worker without a heartbeat for this long counts as dead. More than the time in which a database fail-over ends
-    and connections are found dead, plus a minute; else jobs are taken from the living."""
+    and connections are found dead, plus a minute; else jobs are taken from living workers."""
 
     credentials: Path | None = None
     """`$CREDENTIALS_DIRECTORY`."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read the variables. Raises SettingsError for a missing, unknown or malformed one."""
+        """Read the variables. Raises SettingsError for a missing or malformed one; ignores unknown ones."""
         environment = os.environ if environment is None else environment
         given = {name[9:].lower(): value for name, value in environment.items() if name.startswith("LONGHAUL_")}
         values: dict[str, object] = {}
@@ -111,11 +118,14 @@ class Settings:
             raise SettingsError(
                 f"LONGHAUL_STORE={self.store!r}: expected directory:/path or swift:https://host:port[,https://...]"
             )
+        if self.store.startswith("swift:") and not (self.swift_user and self.swift_container):
+            raise SettingsError("set LONGHAUL_SWIFT_USER and LONGHAUL_SWIFT_CONTAINER: the store is Swift")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise SettingsError("set both LONGHAUL_TLS_CERT and LONGHAUL_TLS_KEY, or neither")
-        if self.piece_seconds > 45:
+        if self.piece_seconds > LONGEST_PIECE_SECONDS:
             raise SettingsError(
-                f"LONGHAUL_PIECE_SECONDS={self.piece_seconds}: at most 45, or Swift times out a piece under way"
+                f"LONGHAUL_PIECE_SECONDS={self.piece_seconds}: at most {LONGEST_PIECE_SECONDS:g}, or Swift ends the"
+                " request while the piece is sent"
             )
         self.listen_address()
 

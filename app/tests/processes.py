@@ -243,6 +243,6 @@ def site(folder: Path, conninfo: str, **settings: str) -> Iterator[Site]:
 
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

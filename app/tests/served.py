@@ -18,10 +18,11 @@ from typing import Any
 
 import psycopg
 
-from longhaul.processing.records import Attempts, Result, result_object
+from longhaul.processing.records import Attempts
 from longhaul.services import Services
 from longhaul.stores.content import store_file
 from longhaul.uploads.model import Upload
+from longhaul.uploads.results import Result, result_object
 from ops import frontend
 from tests.support import Browser, make_settings, make_upload
 
@@ -114,9 +115,9 @@ def served(conninfo: str, root: Path) -> Iterator[Site]:
     tokens = (f"{name}:{hashlib.sha256(token.encode()).hexdigest()}\n" for name, token in TOKENS.items())
     (root / "credentials" / "access-tokens").write_text("".join(tokens))
     (root / "credentials" / "session-secret").write_text("a secret of the tests\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     environment = {
         "PATH": os.defpath,
         "PYTHONPATH": str(APP),

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from longhaul.database import CommitUnknown, Connection, Database, DatabaseUnavailable
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
+from longhaul.uploads.garbage import referenced
 from ops.throwaway_postgresql import ThrowawayPostgresql, throwaway_postgresql
 
 SLOW_COMMIT = """
@@ -200,7 +201,7 @@ class TestUnreplicated:
             upload = await uploads.create(owner="tester", size=10)
             await asyncio.to_thread(self.replica, postgresql, here=False)
             await asyncio.sleep(0.3)
-            asking = asyncio.create_task(uploads.referenced(upload.id, []))
+            asking = asyncio.create_task(referenced(uploads, upload.id, []))
             await asyncio.sleep(0.5)
             assert not asking.done(), "the epoch that it sees is not known to survive"
             await asyncio.to_thread(self.replica, postgresql, here=True)

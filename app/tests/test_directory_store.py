@@ -120,7 +120,7 @@ import asyncio, sys
 from pathlib import Path
 from longhaul.database import Database
 from longhaul.stores.directory import DirectoryStore, DirectorySink
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.pieces import PieceWriter
 
 {mistake}

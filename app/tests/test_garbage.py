@@ -10,7 +10,7 @@ import psycopg
 
 from longhaul.database import Database
 from longhaul.stores.directory import DirectoryStore
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.garbage import Swept, sweep
 from longhaul.uploads.model import Piece, State, Upload
 from longhaul.uploads.pieces import PieceWriter

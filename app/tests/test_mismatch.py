@@ -39,8 +39,8 @@ async def check_mismatched(here: World, upload_id: str) -> None:
     )
     assert upload.is_mismatched
     assert not upload.has_content
-    assert await here.attempts.results(upload) == []
-    assert await here.attempts.retry(upload_id) is None, "it would only fail once more"
+    assert await here.results.published(upload) == []
+    assert await here.services.uploads.process_again(upload_id) is None, "it would only fail once more"
     states = here.rows("select distinct state from attempts where upload_id = %s", upload_id)
     assert states == [("failed",)]
 

@@ -21,7 +21,7 @@ import pytest
 from longhaul.database import DatabaseUnavailable
 from longhaul.processing import attempt as attempt_module
 from longhaul.processing.attempt import UNKNOWN_TRIES, Interrupted, JobServices, NotNow, process
-from longhaul.processing.records import INTERRUPTIONS, Attempt, Attempts, Result, result_object
+from longhaul.processing.records import INTERRUPTIONS, Attempt, Attempts
 from longhaul.processing.runner import SubprocessRunner
 from longhaul.processing.script import OnProgress, Outcome, ProcessorError, ProcessorInterrupted, ProcessorJob
 from longhaul.processing.sweep import sweep_results
@@ -29,6 +29,7 @@ from longhaul.services import Services
 from longhaul.stores.content import read_verified
 from longhaul.uploads.jobs import queue_for
 from longhaul.uploads.model import State
+from longhaul.uploads.results import Result, Results, result_object
 from tests.conftest import NewDatabase
 from tests.support import PROCESSORS, asynchronous, make_settings, make_upload, until
 
@@ -51,6 +52,7 @@ class World:
         settings = make_settings(conninfo, root)
         self.services = Services.from_settings(settings)
         self.attempts = Attempts(self.services.database, worker="test", patience=1.0)
+        self.results = Results(self.services.database)
         self.jobs = JobServices(
             uploads=self.services.uploads,
             attempts=self.attempts,
@@ -75,7 +77,7 @@ class World:
         """The published results."""
         upload = await self.services.uploads.get(upload_id)
         found = {}
-        for result in await self.attempts.results(upload):
+        for result in await self.results.published(upload):
             blocks = read_verified(self.services.store, result.object_name, result.size, result.digests)
             found[result.name] = b"".join([block async for block in blocks])
         return found
@@ -215,7 +217,7 @@ async def test_random_histories_publish_exactly_once(conninfo: str, tmp_path: Pa
                         attempt = await here.attempts.begin(upload.id, rng.randrange(10**6))
                         attempts += [attempt] if attempt else []
                     case "retry":
-                        await here.attempts.retry(upload.id)
+                        await here.services.uploads.process_again(upload.id)
                     case action if attempts:
                         attempt = rng.choice(attempts)
                         took = await act(here, action, attempt)
@@ -228,7 +230,7 @@ async def test_random_histories_publish_exactly_once(conninfo: str, tmp_path: Pa
                 assert (now.state is State.DONE) == bool(published)
                 assert len(published) <= 1
                 assert (now.attempt_id in published) == bool(published)
-                shown = {result.name for result in await here.attempts.results(now)}
+                shown = {result.name for result in await here.results.published(now)}
                 assert shown == {attempt_id.hex for attempt_id in published}
 
 
@@ -326,10 +328,10 @@ async def test_a_failure_is_told_and_can_be_retried(conninfo: str, tmp_path: Pat
         assert failed.state is State.FAILED
         assert failed.error is not None
         assert said in failed.error
-        queued = await here.attempts.retry(upload.id)
+        queued = await here.services.uploads.process_again(upload.id)
         assert queued is not None
         assert queued.state is State.QUEUED
-        assert await here.attempts.retry(upload.id) is None
+        assert await here.services.uploads.process_again(upload.id) is None
         waiting = here.rows("select count(*) from procrastinate_jobs where args ->> 'upload_id' = %s", upload.id)
         assert waiting == [(2,)]
         await process(here.jobs, upload.id, JOB + 1, None)
@@ -341,7 +343,7 @@ async def test_a_retry_is_for_the_worker_that_the_upload_names(conninfo: str, tm
     async with world(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content", worker="two")
         await process(here.with_runner(lambda _: Outcome(exit_code=1)), upload.id, JOB, None)
-        assert await here.attempts.retry(upload.id) is not None
+        assert await here.services.uploads.process_again(upload.id) is not None
         queues = here.rows("select queue_name from procrastinate_jobs where args ->> 'upload_id' = %s", upload.id)
         assert queues == [(queue_for("two"),)] * 2
 
@@ -466,7 +468,7 @@ async def test_a_job_that_takes_its_worker_down_each_time_ends_as_a_failure(conn
         await process(here.with_runner(run), upload.id, JOB, None)
         assert await here.state(upload.id) is State.FAILED
         # Asked for by a person it gets another chance.
-        await here.attempts.retry(upload.id)
+        await here.services.uploads.process_again(upload.id)
         await process(here.jobs, upload.id, JOB + 1, None)
         assert await here.state(upload.id) is State.DONE
 

@@ -29,8 +29,9 @@ from longhaul.stores.directory import DirectoryStore
 from longhaul.stores.interface import Entry, Sink, Store
 from longhaul.stores.swift import SwiftStore
 from longhaul.uploads import pieces, receiving
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.epochs import Call
+from longhaul.uploads.garbage import referenced
 from longhaul.uploads.jobs import TASK, Jobs
 from longhaul.uploads.model import Piece, Upload, parse_piece_name
 from longhaul.uploads.receiving import Received, Receiver
@@ -60,7 +61,7 @@ EVENTS = {
     "pieces": 50,
     "completed": 10,
     "collected": 10,
-    "SUPERSEDED": 10,
+    "TAKEN_OVER": 10,
     "DISCONNECTED": 3,
     "transact commit_pieces: FAIL": 5,
     "committed commit_pieces: FAIL": 5,
@@ -526,7 +527,7 @@ async def collects_whatever_is_unknown(
     uploads: Uploads, store: Store, upload_id: str, entries: list[Entry]
 ) -> list[Entry]:
     """Deletes what has no row, without asking for its epoch: it may be about to get one."""
-    known = await uploads.referenced(upload_id, [parse_piece_name(entry.name)[2] for entry in entries])
+    known = await referenced(uploads, upload_id, [parse_piece_name(entry.name)[2] for entry in entries])
     assert known is not None
     garbage = [entry for entry in entries if parse_piece_name(entry.name)[2] not in known[1]]
     for entry in garbage:
@@ -536,7 +537,7 @@ async def collects_whatever_is_unknown(
 
 async def collects_what_is_old(uploads: Uploads, store: Store, upload_id: str, entries: list[Entry]) -> list[Entry]:
     """Deletes what was received under an old epoch, counted or not."""
-    known = await uploads.referenced(upload_id, [parse_piece_name(entry.name)[2] for entry in entries])
+    known = await referenced(uploads, upload_id, [parse_piece_name(entry.name)[2] for entry in entries])
     assert known is not None
     garbage = [entry for entry in entries if parse_piece_name(entry.name)[1] < known[0]]
     for entry in garbage:

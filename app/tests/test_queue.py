@@ -17,6 +17,7 @@ from procrastinate.jobs import Job, Status
 
 from longhaul.processing import queue
 from longhaul.services import Services
+from longhaul.uploads import waiting
 from longhaul.uploads.jobs import QUEUE, queue_for
 from longhaul.uploads.model import State, Upload
 from tests.support import asynchronous, make_settings, make_upload
@@ -182,9 +183,9 @@ async def test_an_upload_that_has_lost_its_job_gets_another(
         here.rows("update uploads set state = %s where id = %s", state, upload.id)
         await here.jobs.finish_job(lost, Status.SUCCEEDED, delete_job=False)
         # Whoever still works on it reports now and then, and is not disturbed.
-        assert await here.services.uploads.queue_lost() == []
-        assert [one.id for one in await here.services.uploads.queue_lost(NOW)] == [upload.id]
-        assert await here.services.uploads.queue_lost(NOW) == []
+        assert await waiting.queue_lost(here.services.uploads) == []
+        assert [one.id for one in await waiting.queue_lost(here.services.uploads, NOW)] == [upload.id]
+        assert await waiting.queue_lost(here.services.uploads, NOW) == []
         job = await here.fetch(await here.worker(), queue_name)
         assert job.task_kwargs["upload_id"] == upload.id
 
@@ -198,8 +199,8 @@ async def test_a_job_does_not_wait_for_ever_for_a_worker_that_is_gone(
         upload = await here.upload(worker="gone")
         if deleted:
             await here.services.uploads.terminate(upload.id)
-        assert await here.services.uploads.free_jobs() == 0
-        assert await here.services.uploads.free_jobs(NOW) == 1
+        assert await waiting.free_jobs(here.services.uploads) == 0
+        assert await waiting.free_jobs(here.services.uploads, NOW) == 1
         job = await here.fetch(await here.worker())
         assert job.task_kwargs["upload_id"] == upload.id
 
@@ -216,7 +217,7 @@ async def test_what_has_a_job_or_needs_none_gets_no_other(conninfo: str, tmp_pat
             here.rows("delete from procrastinate_jobs where args->>'upload_id' = %s", upload.id)
         await here.services.uploads.create(owner="ann", size=10)
         assert job.task_kwargs["upload_id"] == running.id
-        assert await here.services.uploads.queue_lost(NOW) == []
+        assert await waiting.queue_lost(here.services.uploads, NOW) == []
 
 
 @asynchronous
@@ -224,6 +225,6 @@ async def test_two_that_look_for_lost_jobs_at_once_queue_each_once(conninfo: str
     async with world(conninfo, tmp_path) as here:
         uploads = {(await here.upload()).id for _ in range(20)}
         here.rows("delete from procrastinate_jobs")
-        found = await asyncio.gather(*[here.services.uploads.queue_lost(NOW) for _ in range(4)])
+        found = await asyncio.gather(*[waiting.queue_lost(here.services.uploads, NOW) for _ in range(4)])
         assert sorted(upload.id for each in found for upload in each) == sorted(uploads)
         assert here.rows("select count(*) from procrastinate_jobs") == [(20,)]

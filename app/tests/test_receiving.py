@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from longhaul.database import Database
-from longhaul.settings import MIB
 from longhaul.stores.directory import DirectoryStore
 from longhaul.stores.interface import Sink
 from longhaul.uploads import receiving, takeover
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.epochs import Call, Receivers
-from longhaul.uploads.model import Gone, NotFound, State, Superseded, Upload, WrongOffset
+from longhaul.uploads.model import Gone, NotFound, State, TakenOver, Upload, WrongOffset
 from longhaul.uploads.pieces import PieceWriter, read_content
 from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Received, Receiver
+
+MIB = 1 << 20
 
 pytestmark = pytest.mark.usefixtures("no_minimum_turn")
 
@@ -237,7 +238,7 @@ def test_a_stale_receiver_on_another_server_is_dropped_by_the_poll(conninfo: str
             assert taken.offset == 0
             assert not task.done()
             await where.receivers.poll()
-            assert (await task).ending is Ending.SUPERSEDED
+            assert (await task).ending is Ending.TAKEN_OVER
             assert (await other.uploads.get(upload.id)).offset == 0, "what a stale connection received cannot count"
 
     on_process(conninfo, store_root, test)
@@ -267,7 +268,7 @@ def test_a_stale_receiver_is_interrupted_while_it_stores(
         await asyncio.sleep(0.1)
         where.receivers.taken(await where.uploads.take_over(upload.id, upload.key))
         async with asyncio.timeout(1):
-            assert (await task).ending is Ending.SUPERSEDED
+            assert (await task).ending is Ending.TAKEN_OVER
 
     on_process(conninfo, store_root, test)
 
@@ -387,7 +388,7 @@ def test_a_piece_of_an_ended_upload_does_not_count(conninfo: str, store_root: Pa
         await writer.write(b"0123456789")
         piece = await writer.close()
         await where.uploads.terminate(upload.id)
-        with pytest.raises(Superseded):
+        with pytest.raises(TakenOver):
             await where.uploads.commit_pieces([piece])
 
     on_process(conninfo, store_root, test)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -146,7 +148,7 @@ async def test_progress_results_and_exit_code(bench: Bench, kind: str) -> None:
         STARTED
         + """
 assert open(job["input"]).read() == "content"
-assert job["filename"] == "name of the user.txt" and job["job_id"] == 7 and job["parameters"] == {}
+assert job["filename"] == "name of the user.txt" and job["job_id"] == 7
 assert os.getcwd() == os.path.realpath(job["scratch"]) == os.path.realpath(os.environ["TMPDIR"])
 open(out + "/result", "w").write(os.environ.get("LONGHAUL_WORK", "no settings"))
 print('{"progress": 0.25, "message": "a quarter"}', flush=True)
@@ -328,6 +330,32 @@ async def test_a_unit_touches_only_files_below_its_work_directory(bench: Bench) 
     async with bench.runner("socket") as runner:
         with pytest.raises(ProcessorError, match="is not below"):
             await runner.run(bench.job(), lambda _: None)
+
+
+@asynchronous
+async def test_a_unit_ignores_what_only_the_worker_s_release_knows(bench: Bench) -> None:
+    bench.script(STARTED + 'open(out + "/given", "w").write(json.dumps(job))\n')
+    line = json.dumps({**asdict(bench.job()), "parameters": {}, "of_tomorrow": 1}).encode() + b"\n"
+    async with bench.listening() as path:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(line)
+        verdict = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+    assert json.loads(verdict.removeprefix(b"="))["exit_code"] == 0, verdict
+    given = json.loads((bench.work / "output" / "given").read_text())
+    assert given == asdict(bench.job())
+
+
+@pytest.mark.parametrize("line", [b"", b"not JSON", b"[]", b"7", b'{"upload_id": "an-upload"}'])
+def test_a_line_that_is_not_a_job_is_refused(line: bytes) -> None:
+    with pytest.raises(ProcessorError, match="not a job"):
+        ProcessorJob.from_line(line)
+
+
+def test_the_authors_guide_shows_the_job_that_a_script_gets(bench: Bench) -> None:
+    guide = (APP / "processors" / "README.md").read_text()
+    (shown,) = [json.loads(line) for line in guide.splitlines() if line.startswith('{"upload_id"')]
+    assert list(shown) == list(asdict(bench.job()))
 
 
 @asynchronous

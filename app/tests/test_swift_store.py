@@ -9,12 +9,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from longhaul.settings import MIB
 from longhaul.stores.content import Digests, read_verified
 from longhaul.stores.interface import Corrupt, ObjectMissing, StoreError
 from longhaul.stores.swift import SwiftStore
 from tests.fake_swift import HOSTS, KEY, USER, FakeSwift, Fault
 
+MIB = 1 << 20
 SMALL = os.urandom(100_000)
 LARGE = os.urandom(5 * MIB + 17)
 

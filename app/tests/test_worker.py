@@ -19,11 +19,11 @@ import pytest
 from longhaul import schema
 from longhaul.database import DatabaseUnavailable
 from longhaul.processing.queue import UPKEEP_QUEUE, UPKEEP_TASK
-from longhaul.processing.records import Attempts
 from longhaul.services import Services
 from longhaul.settings import Settings
 from longhaul.uploads.jobs import QUEUE
 from longhaul.uploads.model import State, Upload
+from longhaul.uploads.results import Results
 from ops.throwaway_postgresql import throwaway_postgresql
 from tests.support import asynchronous, make_settings, make_upload, until
 
@@ -179,7 +179,7 @@ async def test_the_job_of_a_worker_that_was_killed_is_done_by_another(conninfo: 
         # One job, two attempts, one publication.
         attempts = here.rows("select worker, state, job_id from attempts order by number")
         assert attempts == [("killed", "superseded", job_id), ("other", "done", job_id)]
-        results = await Attempts(here.services.database, worker="test").results(done)
+        results = await Results(here.services.database).published(done)
         assert [result.name for result in results] == ["result"]
         assert "the worker of this job is dead" in here.log("other")
         # What it has left on its host goes when it is started there again.
@@ -246,7 +246,7 @@ async def test_upkeep_finds_uploads_that_have_lost_their_jobs(conninfo: str, tmp
 async def test_a_worker_that_stops_hands_back_what_it_cannot_finish(conninfo: str, tmp_path: Path) -> None:
     async with workers(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")
-        stopped = here.start("stopped", handover_seconds="2")
+        stopped = here.start("stopped", job_stop_seconds="2")
         await here.script()
         with prompt_exit(stopped, 20):
             stopped.send_signal(signal.SIGTERM)
@@ -264,7 +264,7 @@ async def test_a_worker_that_stops_hands_back_what_it_cannot_finish(conninfo: st
 async def test_a_worker_that_stops_finishes_what_is_nearly_done(conninfo: str, tmp_path: Path) -> None:
     async with workers(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, b"content")
-        stopped = here.start("stopped", handover_seconds="60")
+        stopped = here.start("stopped", job_stop_seconds="60")
         await here.script()
         stopped.send_signal(signal.SIGTERM)
         await asyncio.sleep(0.5)

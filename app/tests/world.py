@@ -28,7 +28,7 @@ from longhaul.database import CommitUnknown, Connection, Database, DatabaseUnava
 from longhaul.stores.interface import Entry, Sink, Store, StoreError
 from longhaul.uploads import garbage
 from longhaul.uploads.checksum import Checksum
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.epochs import Receivers
 from longhaul.uploads.model import Upload, UploadError
 from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Receiver

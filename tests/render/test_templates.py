@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleUndefinedVariable
 
+from app.longhaul.settings import Settings
 from ops import secrets
 from ops.environment import Environment
 from ops.paths import INVENTORIES, PLAYBOOKS, ROLES
@@ -124,6 +125,46 @@ def test_a_template_is_used(template: Path) -> None:
 def test_there_are_templates_and_environments() -> None:
     assert len(TEMPLATES) > 10
     assert {"lab", "staging", "prod"} <= set(ENVIRONMENTS)
+
+
+# --- The application's settings ---------------------------------------------------------------------------------------
+
+DEFAULT = Settings(database="", store="")
+SETTINGS_FILES = {"web": "web.env.j2", "worker": "worker.env.j2"}
+
+
+def settings_of_hosts(environment: str, changed: Mapping[str, Any] | None = None) -> Iterator[Mapping[str, str]]:
+    """The variables in the settings file of each web host and worker, if the inventory said `changed` too."""
+    overrides = {**secret_values(environment), **SAMPLES["all"], **(changed or {})}
+    for role, template in SETTINGS_FILES.items():
+        known = Inventory(INVENTORIES / environment / "hosts.yml", [ROLES / role], overrides)
+        (group,) = {use.hosts for use in uses() if use.role == role}
+        for host in known.group(group):
+            text = known.variables(host).render_file(ROLES / role / "templates" / template)
+            yield dict(re.findall(r'^(LONGHAUL_\w+)="?(.*?)"?$', text, re.MULTILINE))
+
+
+def numbers(settings: Settings) -> dict[str, float]:
+    """The settings that are numbers."""
+    return {name: value for name, value in asdict(settings).items() if isinstance(value, int | float)}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_hosts_run_with_the_applications_defaults(environment: str) -> None:
+    default = numbers(DEFAULT)
+    given: set[str] = set()
+    for variables in settings_of_hosts(environment):
+        assert numbers(Settings.from_environment(variables)) == default
+        given |= variables.keys()
+    # Each can be changed for one environment: no number is left to the default.
+    assert {f"LONGHAUL_{name.upper()}" for name in default} <= given
+
+
+def test_an_environment_can_change_a_number_of_the_policy() -> None:
+    changed = {"policy_piece_seconds": 7, "policy_job_stop_seconds": 8}
+    found = [Settings.from_environment(variables) for variables in settings_of_hosts("lab", changed)]
+    assert {settings.piece_seconds for settings in found} == {7, DEFAULT.piece_seconds}
+    assert {settings.job_stop_seconds for settings in found} == {8, DEFAULT.job_stop_seconds}
 
 
 # --- Parsing --------------------------------------------------------------------------------------------------------

@@ -94,8 +94,8 @@ def test_to_a_new_release_and_back(site: Site, current: release.Release, tmp_pat
 def break_uploads_on_web2(text: str) -> str:
     """A web service that starts and serves pages, but takes no uploads on one host."""
     return text.replace(
-        "    async def _receive(self, exchange: _Exchange, upload_id: str, key: str) -> None:\n",
-        "    async def _receive(self, exchange: _Exchange, upload_id: str, key: str) -> None:\n"
+        "    async def _receive(self, exchange: Exchange, upload_id: str, key: str) -> None:\n",
+        "    async def _receive(self, exchange: Exchange, upload_id: str, key: str) -> None:\n"
         '        if self._settings.server == "web2":\n'
         '            raise Refusal(423, "this release is broken")\n',
     )

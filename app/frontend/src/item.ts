@@ -9,6 +9,8 @@ import { CHECKING } from "./words";
 
 /** A file in this window's list. */
 export interface Item {
+  /** Names it within this window. */
+  key: string;
   file: File;
   /** Whether Uppy has it; before that it is compared with what an earlier window has sent. */
   begun: boolean;
@@ -37,8 +39,9 @@ export interface Item {
   note: string;
 }
 
-export function newItem(file: File): Item {
+export function newItem(key: string, file: File): Item {
   return {
+    key,
     file,
     begun: false,
     shownAs: null,

@@ -155,7 +155,7 @@ async function refused(answer: Response): Promise<string> {
 }
 
 /** Rejects with Unreadable if the file cannot be read as it was when it was chosen. */
-export async function probe(file: Blob): Promise<void> {
+export async function assertReadable(file: Blob): Promise<void> {
   try {
     const last = await file.slice(-1).arrayBuffer();
     if (last.byteLength !== Math.min(1, file.size)) throw new Unreadable(false);

@@ -16,6 +16,11 @@ export function pathOf(url: string): string {
   return new URL(url, location.href).pathname;
 }
 
+/** The upload's id is the last part of its URL: /files/<key>/<id>. */
+export function idOf(uploadUrl: string): string {
+  return pathOf(uploadUrl).split("/").at(-1) ?? "";
+}
+
 export function httpStack(checks: Checks): HttpStack {
   return {
     createRequest: (method, url) => checked(defaultOptions.httpStack.createRequest(method, pathOf(url)), checks),

@@ -3,7 +3,7 @@
 worker    the process that takes jobs from the queue (`longhaul worker`)
 queue     the queue itself, and the jobs of workers that died
 attempt   one attempt at a job, from staging to publication
-records   the transactions that decide which attempt is published
+records   the transactions that decide which attempt is published (`uploads.results` reads what was)
 runner    how a worker gets a script run: as its child, or behind the socket of a sandboxed unit
 sandbox   what runs behind that socket (`longhaul processor`)
 script    a processor's script as a child process, and the protocol of its progress lines

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
-from longhaul.processing.records import Attempt, Attempts, Result, result_object
+from longhaul.processing.records import Attempt, Attempts
 from longhaul.processing.runner import Runner
 from longhaul.processing.script import (
     Outcome,
@@ -30,9 +30,10 @@ from longhaul.processing.script import (
 )
 from longhaul.stores.content import hashing, store_file
 from longhaul.stores.interface import Corrupt, ObjectMissing, Store, StoreError
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.model import MISMATCH, Mismatch, Upload
 from longhaul.uploads.pieces import read_content
+from longhaul.uploads.results import Result, result_object
 
 log = logs.get(__name__)
 
@@ -72,7 +73,7 @@ class Failed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Directory:
+class JobDirectory:
     """Where the files of one attempt lie on this host."""
 
     path: Path
@@ -93,7 +94,7 @@ class Directory:
         return self.path / "scratch"
 
     @classmethod
-    def make(cls, work: Path, attempt_id: uuid.UUID) -> Directory:
+    def make(cls, work: Path, attempt_id: uuid.UUID) -> JobDirectory:
         """Create it, shared with the group of `work`: the processor runs as another user of that group."""
         directory = cls(work / attempt_id.hex)
         directory.path.mkdir(mode=0o750)
@@ -168,7 +169,7 @@ async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request
     processor = metadata_text(attempt.upload, "processor") or DEFAULT_PROCESSOR
     _check_processor(services.runner, attempt, processor)
     try:
-        directory = Directory.make(services.work, attempt.id)
+        directory = JobDirectory.make(services.work, attempt.id)
     except OSError as error:
         raise NotNow(f"{services.work}: {error.strerror}") from error
     progress = _Progress(services.attempts, attempt)
@@ -218,7 +219,7 @@ def _check_processor(runner: Runner, attempt: Attempt, processor: str) -> None:
         raise NotNow(str(error)) from error
 
 
-async def _fetch(services: JobServices, upload: Upload, directory: Directory, progress: _Progress) -> str:
+async def _fetch(services: JobServices, upload: Upload, directory: JobDirectory, progress: _Progress) -> str:
     """Write the verified content to `input`; returns its SHA-256 in hexadecimal."""
     loop = asyncio.get_running_loop()
     digest = hashlib.sha256()
@@ -285,7 +286,7 @@ def failure_text(processor: str, outcome: Outcome) -> str:
     return f"The program {processor} broke (exit code {outcome.exit_code}) without saying why; its log has the reason."
 
 
-async def _store_results(store: Store, attempt: Attempt, directory: Directory, progress: _Progress) -> list[Result]:
+async def _store_results(store: Store, attempt: Attempt, directory: JobDirectory, progress: _Progress) -> list[Result]:
     paths = sorted(path for path in directory.output.iterdir() if not path.name.startswith("."))
     if len(paths) > RESULTS:
         raise Failed(f"The program made {len(paths)} results; at most {RESULTS} are kept.")

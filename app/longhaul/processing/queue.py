@@ -43,6 +43,7 @@ DECIDE_SECONDS = 60.0
 """How long the queue is told of a job's end: another primary is there before that."""
 DECIDE_AGAIN_SECONDS = 1.0
 TCP_USER_TIMEOUT_MS = 20_000
+"""More than for other connections: a network that is away for less must not end the worker and its jobs."""
 CONNECT_SECONDS = 15.0
 LONGEST_DELAY_SECONDS = 300
 KEEP_JOBS_HOURS = 30 * 24
@@ -63,7 +64,7 @@ class _Again(BaseRetryStrategy):
         return None
 
 
-class _Jobs(JobManager):
+class _JobsOfThisRun(JobManager):
     """Ends a job, or puts it back, only for the run that it was fetched for.
 
     Procrastinate asks for the job's id alone. Each way back into the queue raises `attempts`, so a worker that was
@@ -139,7 +140,7 @@ def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
         timeout=CONNECT_SECONDS,
     )
     app = App(connector=connector)
-    app.job_manager = _Jobs(connector)
+    app.job_manager = _JobsOfThisRun(connector)
 
     @app.task(name=TASK, queue=QUEUE, pass_context=True, retry=_Again())
     async def process_upload(context: JobContext, *, upload_id: str, request_id: str | None = None) -> None:
@@ -161,9 +162,9 @@ def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
 async def work(app: App, settings: Settings) -> bool:
     """Take jobs until SIGTERM or SIGINT (True), or until the database is away for longer than a heartbeat (False).
 
-    After that, running jobs get half of `handover_seconds` to end; then they are cancelled, which hands them back.
+    After that, running jobs get half of `job_stop_seconds` to end; then they are cancelled, which hands them back.
     """
-    stop_seconds = settings.handover_seconds / 2
+    stop_seconds = settings.job_stop_seconds / 2
     # Its lines lack our ids, and `job` says the same with them.
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     log.info("worker takes jobs", extra={"concurrency": settings.worker_concurrency})

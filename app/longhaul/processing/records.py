@@ -17,8 +17,8 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from longhaul.database import Connection, Database
-from longhaul.uploads.jobs import Jobs
 from longhaul.uploads.model import MISMATCH, Mismatch, Upload
+from longhaul.uploads.results import Result
 
 PATIENCE_SECONDS = 600.0
 """How long a worker waits for a database that is away before it gives the job up: results are worth waiting for."""
@@ -36,48 +36,6 @@ class Attempt:
     upload: Upload
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """A file that a processor made, in the store as `object_name`; size in bytes, digests per MiB."""
-
-    id: uuid.UUID
-    name: str
-    size: int
-    sha256: str
-    content_type: str
-    digests: bytes
-    object_name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Maker:
-    """The host that made an attempt, the release that it ran, and the version of the processors (None for those that
-    did not record it).
-    """
-
-    worker: str
-    release: str | None
-    processors: str | None
-
-
-def result_prefix(upload_id: str) -> str:
-    """What the object names of all results of an upload begin with."""
-    return f"results/{upload_id}/"
-
-
-def result_object(upload_id: str, attempt_id: uuid.UUID, result_id: uuid.UUID) -> str:
-    """Object name of a result; `parse_result_object` reads it back."""
-    return f"{result_prefix(upload_id)}{attempt_id.hex}/{result_id.hex}"
-
-
-def parse_result_object(name: str) -> tuple[str, uuid.UUID, uuid.UUID]:
-    """Upload, attempt and result id of an object name. Raises ValueError if it is not a result's."""
-    folder, upload_id, attempt, result = name.split("/")
-    if folder != "results":
-        raise ValueError(f"{name!r} is not a result")
-    return upload_id, uuid.UUID(hex=attempt), uuid.UUID(hex=result)
-
-
 class Attempts:
     """Attempts and results as recorded in the database."""
 
@@ -90,7 +48,6 @@ class Attempts:
         self._worker = worker
         self._release = release
         self._patience = patience
-        self._jobs = Jobs()
 
     async def begin(self, upload_id: str, job_id: int) -> Attempt | None:
         """Begin a new attempt and supersede the one before; None if the upload needs no processing (any more).
@@ -233,55 +190,6 @@ class Attempts:
 
         return await self._database.retrying(work, seconds=self._patience)
 
-    async def retry(self, upload_id: str) -> Upload | None:
-        """Queue the processing of a failed upload again; None if it has not failed, or cannot but fail again because
-        something else arrived than was sent.
-        """
-
-        async def work(connection: Connection) -> Upload | None:
-            cursor = await connection.execute(
-                "update uploads set state = 'queued', error = null, progress = null, finished_at = null"
-                " where id = %s and state = 'failed' and (sha256 = expected_sha256) is not false returning *",
-                (upload_id,),
-            )
-            row = await cursor.fetchone()
-            if row is None:
-                return None
-            upload = Upload.from_row(row)
-            await self._jobs.add(connection, upload)
-            return upload
-
-        return await self._database.transaction(work)
-
-    async def maker(self, upload: Upload) -> Maker | None:
-        """Who made the published results; None if there are none."""
-
-        async def work(connection: Connection) -> Maker | None:
-            cursor = await connection.execute(
-                "select worker, release, processors from attempts where id = %s", (upload.attempt_id,)
-            )
-            row = await cursor.fetchone()
-            return Maker(**row) if row else None
-
-        return None if upload.attempt_id is None else await self._database.transaction(work)
-
-    async def results(self, upload: Upload) -> list[Result]:
-        """The published results, by name."""
-
-        async def work(connection: Connection) -> list[Result]:
-            cursor = await connection.execute(
-                "select * from results where attempt_id = %s order by name", (upload.attempt_id,)
-            )
-            return [_result(row) for row in await cursor.fetchall()]
-
-        if upload.attempt_id is None or upload.state.gone:
-            return []
-        return await self._database.transaction(work)
-
-    async def result(self, upload: Upload, name: str) -> Result | None:
-        """A published result by its name, or None."""
-        return next((result for result in await self.results(upload) if result.name == name), None)
-
     async def states(self, attempts: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
         """The state of each attempt that is known."""
 
@@ -345,7 +253,3 @@ async def _first(cursor: Any) -> dict[str, Any]:
     row: dict[str, Any] | None = await cursor.fetchone()
     assert row is not None, "the statement always gives one row"
     return row
-
-
-def _result(row: dict[str, Any]) -> Result:
-    return Result(**{name: row[name] for name in Result.__slots__})

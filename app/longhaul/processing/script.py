@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from longhaul import logs
 
@@ -55,7 +55,6 @@ class ProcessorJob:
     output: str
     scratch: str
     filename: str
-    parameters: dict[str, Any] = field(default_factory=dict)
 
     def line(self) -> bytes:
         """The job as one line of JSON."""
@@ -63,9 +62,13 @@ class ProcessorJob:
 
     @classmethod
     def from_line(cls, line: bytes) -> ProcessorJob:
-        """The job of a line. Raises ProcessorError."""
+        """The job of a line. Raises ProcessorError.
+
+        Keys that this release does not know are left out: the worker may be of an older or a newer release.
+        """
         try:
-            return cls(**json.loads(line))
+            values = json.loads(line)
+            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except (ValueError, TypeError) as error:
             raise ProcessorError(f"not a job: {error}") from error
 

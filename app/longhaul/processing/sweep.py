@@ -8,8 +8,9 @@ from datetime import timedelta
 
 from longhaul import logs
 from longhaul.database import Connection, Database
-from longhaul.processing.records import Attempts, parse_result_object
+from longhaul.processing.records import Attempts
 from longhaul.stores.interface import Store
+from longhaul.uploads.results import parse_result_object
 
 log = logs.get(__name__)
 

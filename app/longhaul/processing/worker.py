@@ -13,12 +13,12 @@ from procrastinate.exceptions import ConnectorException
 
 from longhaul import logs
 from longhaul.processing import queue, runner
-from longhaul.processing.attempt import Directory, JobServices, process
+from longhaul.processing.attempt import JobDirectory, JobServices, process
 from longhaul.processing.records import Attempts
 from longhaul.processing.sweep import sweep_results
 from longhaul.services import Services
 from longhaul.settings import Settings, SettingsError
-from longhaul.uploads import garbage
+from longhaul.uploads import garbage, waiting
 
 log = logs.get(__name__)
 
@@ -48,8 +48,8 @@ async def _take_jobs(settings: Settings, services: Services, jobs: JobServices) 
         await process(jobs, upload_id, job_id, request_id)
 
     async def upkeep() -> None:
-        await services.uploads.queue_lost()
-        await services.uploads.free_jobs()
+        await waiting.queue_lost(services.uploads)
+        await waiting.free_jobs(services.uploads)
         await garbage.sweep(services.uploads, services.store, keep_days=settings.keep_days)
         await sweep_results(services.database, jobs.attempts, services.store, keep_days=settings.keep_days)
 
@@ -95,7 +95,7 @@ def staging(work: Path) -> Iterator[Path]:
         os.umask(0o007)
         for leftover in sorted(work.iterdir()):
             log.warning("removing what a crashed attempt has left", extra={"path": str(leftover)})
-            Directory(leftover).remove()
+            JobDirectory(leftover).remove()
         yield work
     finally:
         os.close(lock)

@@ -105,7 +105,7 @@ class SwiftStore:
                 await _refuse(response, name)
             return response
 
-        response = await self.attempt(f"reading {name}", open_object)
+        response = await self.through_a_proxy(f"reading {name}", open_object)
         try:
             async for data in response.content.iter_chunked(READ_BYTES):
                 yield data
@@ -122,7 +122,7 @@ class SwiftStore:
                 if response.status not in (204, 404):
                     await _refuse(response, name)
 
-        await self.attempt(f"deleting {name}", remove)
+        await self.through_a_proxy(f"deleting {name}", remove)
 
     async def close(self) -> None:
         """See Store."""
@@ -141,7 +141,7 @@ class SwiftStore:
             )
         return self._session
 
-    async def attempt[T](
+    async def through_a_proxy[T](
         self, what: str, operation: Callable[[_Target], Awaitable[T]], patience: float | None = None
     ) -> T:
         """Do it through one proxy after the other, for `patience` seconds. Raises StoreError, ObjectMissing."""
@@ -226,7 +226,7 @@ class SwiftStore:
                     rows = await response.json() if response.status == 200 else []
                     return [Entry(row["name"], row["bytes"]) for row in rows]
 
-            entries = await self.attempt(f"listing {prefix}", page)
+            entries = await self.through_a_proxy(f"listing {prefix}", page)
             for entry in entries:
                 yield entry
             if len(entries) < LISTING:
@@ -254,7 +254,7 @@ class SwiftSink:
             self._first = data
             return
         if self._stream is None:
-            self._stream = await self._store.attempt(f"storing {self._name}", self._open_stream)
+            self._stream = await self._store.through_a_proxy(f"storing {self._name}", self._open_stream)
             first, self._first = self._first, b""
             await self._stream.send(first)
         await self._stream.send(data)
@@ -262,7 +262,7 @@ class SwiftSink:
     async def close(self) -> None:
         """See Sink."""
         if self._stream is None:
-            await self._store.attempt(f"storing {self._name}", self._put_whole)
+            await self._store.through_a_proxy(f"storing {self._name}", self._put_whole)
             return
         status, etag = await self._stream.finish()
         if status != 201:

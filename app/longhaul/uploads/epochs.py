@@ -16,7 +16,7 @@ from typing import Protocol
 
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.model import Upload
 
 log = logs.get(__name__)

@@ -6,14 +6,18 @@ any more. That needs no list of what was begun, so nothing is ever forgotten, an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from longhaul import logs
+from longhaul.database import Connection
 from longhaul.stores.interface import Entry, Store
-from longhaul.uploads.core import Uploads
-from longhaul.uploads.model import PIECES, parse_piece_name
+from longhaul.uploads.decisions import Uploads
+from longhaul.uploads.model import PIECES, Piece, parse_piece_name
+from longhaul.uploads.rows import one
 
 log = logs.get(__name__)
 
@@ -35,9 +39,9 @@ async def sweep(uploads: Uploads, store: Store, *, keep_days: float) -> Swept:
     expired = 0
     while ended := await uploads.expire():
         expired += len(ended)
-    while old := await uploads.retired(timedelta(days=keep_days)):
+    while old := await _retired(uploads, timedelta(days=keep_days)):
         # Now nothing refers to them, and their upload's epoch was raised when they were retired.
-        await uploads.forget(old)
+        await _forget(uploads, old)
     deleted = deleted_bytes = 0
     async for upload_id, entries in _by_upload(store):
         for entry in await collect(uploads, store, upload_id, entries):
@@ -52,23 +56,66 @@ async def collect(uploads: Uploads, store: Store, upload_id: str, entries: list[
     """Delete those of an upload's listed objects that can never count, and return them.
 
     The listing was taken before the epoch is read here. An object listed with an epoch that is over by then, and not
-    recorded by then, can be recorded never more.
+    recorded by then, can never be recorded.
     """
     parsed = [(entry, *parse_piece_name(entry.name)[1:]) for entry in entries]
-    known = await uploads.referenced(upload_id, [piece_id for _, _, piece_id in parsed])
+    known = await referenced(uploads, upload_id, [piece_id for _, _, piece_id in parsed])
     if known is None:
         # Without its row nobody can say which epoch is over. Creation commits before anything is stored, so this is a
         # store that belongs to another database, or a database restored to before the upload.
         log.warning("objects of an unknown upload are kept", extra={"upload_id": upload_id, "objects": len(entries)})
         return []
-    epoch, referenced = known
+    epoch, recorded = known
     garbage = []
     for entry, piece_epoch, piece_id in parsed:
-        if piece_epoch < epoch and piece_id not in referenced:
+        if piece_epoch < epoch and piece_id not in recorded:
             await store.delete(entry.name)
             garbage.append(entry)
             log.info("garbage deleted", extra={"upload_id": upload_id, "object": entry.name, "size": entry.size})
     return garbage
+
+
+async def referenced(
+    uploads: Uploads, upload_id: str, pieces: Collection[uuid.UUID]
+) -> tuple[int, set[uuid.UUID]] | None:
+    """Epoch of an upload and those of `pieces` that are recorded, live or retired; None if there is no such row.
+
+    Committed like an offset that is told: a piece is deleted on the strength of this epoch, so this epoch must
+    survive the loss of the primary. The lock is the write that makes the commit wait for the replicas; an update
+    would show the upload as changed.
+    """
+
+    async def work(connection: Connection) -> tuple[int, set[uuid.UUID]] | None:
+        upload = await one(connection, "select * from uploads where id = %s for no key update", upload_id)
+        if upload is None:
+            return None
+        cursor = await connection.execute("select id from pieces where id = any(%s)", (list(pieces),))
+        return upload.epoch, {row["id"] for row in await cursor.fetchall()}
+
+    return await uploads.database.retrying(work, seconds=uploads.patience)
+
+
+async def _retired(uploads: Uploads, keep: timedelta, limit: int = 1000) -> list[Piece]:
+    """Pieces that were retired longer than `keep` ago."""
+
+    async def work(connection: Connection) -> Sequence[dict[str, Any]]:
+        cursor = await connection.execute(
+            "select * from pieces where retired_at < now() - %s order by retired_at limit %s", (keep, limit)
+        )
+        return await cursor.fetchall()
+
+    return [Piece.from_row(row) for row in await uploads.database.retrying(work, seconds=uploads.patience)]
+
+
+async def _forget(uploads: Uploads, pieces: Collection[Piece]) -> None:
+    """Remove the records of retired pieces; their objects are then unreferenced, under an old epoch."""
+
+    async def work(connection: Connection) -> None:
+        await connection.execute(
+            "delete from pieces where id = any(%s) and retired_at is not null", ([piece.id for piece in pieces],)
+        )
+
+    await uploads.database.retrying(work, seconds=uploads.patience)
 
 
 async def _by_upload(store: Store) -> AsyncIterator[tuple[str, list[Entry]]]:

@@ -19,7 +19,7 @@ log = logs.get(__name__)
 QUEUE = "processing"
 TASK = "longhaul.process"
 WORKER_METADATA = "worker"
-"""Key of an upload's metadata that names the one worker which shall process it: so a probe proves a certain host."""
+"""Key of an upload's metadata that names the worker which must process it. A smoke test proves one worker with it."""
 
 _HOST_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 

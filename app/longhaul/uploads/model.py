@@ -181,5 +181,5 @@ class Mismatch(UploadError):
     """What arrived, or what was said before of what will, is something else than the sender says now."""
 
 
-class Superseded(UploadError):
+class TakenOver(UploadError):
     """Another connection took the upload over; nothing more can be committed here."""

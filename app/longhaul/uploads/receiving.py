@@ -18,18 +18,18 @@ from enum import Enum
 
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
-from longhaul.settings import MIB, Settings
+from longhaul.settings import Settings
 from longhaul.stores.content import hashing
 from longhaul.stores.interface import Store, StoreError
 from longhaul.uploads.checksum import Checksum
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.epochs import Call, Receivers
-from longhaul.uploads.model import Piece, State, Superseded, TooLarge, Upload
+from longhaul.uploads.model import Piece, State, TakenOver, TooLarge, Upload
 from longhaul.uploads.pieces import PieceWriter
 
 log = logs.get(__name__)
 
-BATCH = MIB
+BATCH = 1 << 20
 """Bytes that go to the store at once: smaller ones cost a thread hop each, larger ones memory."""
 TURN_SECONDS = 1.0
 """A client that is asked to leave may go on until it has had this long: else two clients that take an upload from each
@@ -56,7 +56,7 @@ class Ending(Enum):
     DISCONNECTED = "the client went away"
     IDLE = "the client went silent"
     ASKED = "another connection wants the upload"
-    SUPERSEDED = "another connection took the upload"
+    TAKEN_OVER = "another connection took the upload"
     HANDED_OVER = "this server is about to stop"
     TOO_LARGE = "more bytes came than were announced"
     CHECKSUM = "the bytes that came are not those of the announced checksum"
@@ -161,8 +161,8 @@ class Receiver:
         self._receivers.add(self)
         try:
             ending = await self._receive()
-        except Superseded:
-            ending = Ending.SUPERSEDED
+        except TakenOver:
+            ending = Ending.TAKEN_OVER
         except TooLarge:
             ending = Ending.TOO_LARGE
         except StoreError as error:
@@ -177,7 +177,7 @@ class Receiver:
             self._budget.set(self, 0)
             if self._piece is not None:
                 await self._piece.abort()
-        if self._upload.receiver is not None and ending not in (Ending.DATABASE, Ending.SUPERSEDED):
+        if self._upload.receiver is not None and ending not in (Ending.DATABASE, Ending.TAKEN_OVER):
             await self._say_goodbye()
         if ending is Ending.ASKED:
             await asyncio.sleep(GIVE_WAY_SECONDS)
@@ -189,7 +189,7 @@ class Receiver:
     async def _receive(self) -> Ending:
         while True:
             if (ending := self._called_off()) is not None:
-                if ending is not Ending.SUPERSEDED:
+                if ending is not Ending.TAKEN_OVER:
                     await self._keep_what_came()
                 return ending
             if self._piece_is_due():
@@ -212,7 +212,7 @@ class Receiver:
     def _called_off(self) -> Ending | None:
         now = self._clock()
         if Call.STALE in self._calls:
-            return Ending.SUPERSEDED
+            return Ending.TAKEN_OVER
         if Call.HAND_OVER in self._calls:
             return Ending.HANDED_OVER
         if Call.ASKED in self._calls and now >= self._began + TURN_SECONDS:
@@ -329,8 +329,8 @@ class Receiver:
             log.info("upload complete", extra={"size": self._upload.size})
 
     async def _interruptible[T](self, storing: Callable[[], Awaitable[T]]) -> T:
-        """Await the store, but not after the epoch is over. Raises Superseded then."""
-        over = Superseded(f"upload {self.upload_id} was taken over while a piece was stored")
+        """Await the store, but not after the epoch is over. Raises TakenOver then."""
+        over = TakenOver(f"upload {self.upload_id} was taken over while a piece was stored")
         if Call.STALE in self._calls:
             raise over
         self._storing = True

@@ -15,7 +15,7 @@ import random
 
 from longhaul.database import Connection
 from longhaul.stores.content import BLOCK, DIGEST
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.model import BlockDigest, Gone, NotFound, Piece, Upload
 
 DIFFERING = 0.05

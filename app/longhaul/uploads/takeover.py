@@ -11,7 +11,7 @@ import contextlib
 
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
-from longhaul.uploads.core import Uploads
+from longhaul.uploads.decisions import Uploads
 from longhaul.uploads.epochs import Receivers
 from longhaul.uploads.model import Upload
 

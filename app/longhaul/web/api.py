@@ -22,11 +22,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from longhaul import logs
-from longhaul.processing.records import Attempts, Maker, Result
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
 from longhaul.uploads.model import MISMATCH, NotFound, State, Upload
 from longhaul.uploads.pieces import read_content
+from longhaul.uploads.results import Maker, Result, Results
 from longhaul.web.accounts import Identity
 from longhaul.web.feed import SHOWN, Feed
 from longhaul.web.guard import Trouble
@@ -41,7 +41,7 @@ class Api:
     def __init__(self, services: Services, feed: Feed) -> None:
         self._services = services
         self._feed = feed
-        self._attempts = Attempts(services.database, worker=services.settings.server)
+        self._results = Results(services.database)
 
     async def list(self, request: Request, identity: Identity) -> Response:
         uploads = await self._services.uploads.list(identity.owner, SHOWN)
@@ -50,8 +50,8 @@ class Api:
 
     async def get(self, request: Request, identity: Identity) -> Response:
         upload = await own(self._services, request, identity)
-        results = await self._attempts.results(upload)
-        maker = await self._attempts.maker(upload)
+        results = await self._results.published(upload)
+        maker = await self._results.maker(upload)
         return JSONResponse(describe(upload, results, base_url(self._services, request), maker))
 
     async def delete(self, request: Request, identity: Identity) -> Response:
@@ -62,7 +62,7 @@ class Api:
 
     async def retry(self, request: Request, identity: Identity) -> Response:
         upload = await own(self._services, request, identity)
-        upload = await process_again(self._attempts, upload)
+        upload = await process_again(self._services, upload)
         return JSONResponse(describe(upload, [], base_url(self._services, request)), status_code=202)
 
     async def events(self, request: Request, identity: Identity) -> Response:
@@ -98,7 +98,7 @@ class Api:
 
     async def result(self, request: Request, identity: Identity) -> Response:
         upload = await own(self._services, request, identity)
-        result = await self._attempts.result(upload, request.path_params["name"])
+        result = await self._results.named(upload, request.path_params["name"])
         if result is None:
             raise Trouble(
                 404, "Not found", "This file has no result of that name. The file's page lists what there is."
@@ -166,11 +166,11 @@ async def own(services: Services, request: Request, identity: Identity, upload_i
     return upload
 
 
-async def process_again(attempts: Attempts, upload: Upload) -> Upload:
+async def process_again(services: Services, upload: Upload) -> Upload:
     """Queue the processing of a failed upload. Raises Trouble (409) in any other state."""
     if upload.is_mismatched:
         raise _mismatched()
-    queued = await attempts.retry(upload.id)
+    queued = await services.uploads.process_again(upload.id)
     if queued is None:
         raise Trouble(
             409,

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from longhaul import __version__, logs
-from longhaul.processing.records import Attempts, Result
 from longhaul.services import Services
 from longhaul.stores.content import read_verified
 from longhaul.uploads.model import Upload
+from longhaul.uploads.results import Result, Results
 from longhaul.web.accounts import Accounts, Identity
 from longhaul.web.api import own, process_again
 from longhaul.web.feed import SHOWN
@@ -35,7 +35,7 @@ class Pages:
     def __init__(self, services: Services, accounts: Accounts) -> None:
         self._services = services
         self._accounts = accounts
-        self._attempts = Attempts(services.database, worker=services.settings.server)
+        self._results = Results(services.database)
         self._templates = jinja2.Environment(
             loader=jinja2.PackageLoader("longhaul.web"),
             autoescape=True,
@@ -62,7 +62,7 @@ class Pages:
     async def upload(self, request: Request, identity: Identity) -> Response:
         """Everything about one file."""
         upload = await own(self._services, request, identity)
-        results = await self._attempts.results(upload)
+        results = await self._results.published(upload)
         times = [
             ("Upload began", upload.created_at),
             ("Upload complete", upload.completed_at),
@@ -93,7 +93,7 @@ class Pages:
     async def retry(self, request: Request, identity: Identity) -> Response:
         """The button "Process again"."""
         upload = await own(self._services, request, identity)
-        await process_again(self._attempts, upload)
+        await process_again(self._services, upload)
         return RedirectResponse(f"/uploads/{upload.id}", status_code=303)
 
     async def remove(self, request: Request, identity: Identity) -> Response:

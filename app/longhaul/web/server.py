@@ -28,15 +28,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from longhaul import logs
 from longhaul.services import Services
-from longhaul.settings import Settings, SettingsError
-from longhaul.web import routes, tus
+from longhaul.settings import POLICY, Settings, SettingsError
+from longhaul.web import routes, tus, tus_exchange
 from longhaul.web.proof import Proof
 
 log = logs.get(__name__)
 
 BACKLOG = 8192
 """Connections that wait to be accepted when thousands of clients come back at once; the kernel's limit applies too."""
-KEEP_ALIVE_SECONDS = 75
+KEEP_ALIVE_SECONDS = int(POLICY["policy_balancer_keep_alive_seconds"]) + 15
 """Longer than the balancer keeps an idle connection, so that it is never closed under a request."""
 CLOSING_SECONDS = 2.0
 
@@ -47,7 +47,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """See HttpToolsProtocol."""
         extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
-        extensions[tus.ABORT] = self.transport.abort
+        extensions[tus_exchange.ABORT] = self.transport.abort
         super().on_headers_complete()
 
 

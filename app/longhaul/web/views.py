@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from longhaul.settings import POLICY
 from longhaul.uploads.model import MISMATCH, State, Upload
 
 UNITS = ("bytes", "KB", "MB", "GB", "TB")
@@ -17,7 +18,7 @@ UNITS = ("bytes", "KB", "MB", "GB", "TB")
 QUIET_SECONDS = 15
 # The same while a process claims to receive it: several times the time after which even the slowest client's bytes are
 # stored. A host that lost its power leaves such a claim behind.
-SILENT_SECONDS = 90
+SILENT_SECONDS = 3 * POLICY["policy_piece_seconds"]
 
 STATE_TEXTS = {
     State.RECEIVING: "Uploading",

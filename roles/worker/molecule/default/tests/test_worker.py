@@ -179,7 +179,7 @@ def test_the_worker_gets_its_settings_and_secrets(host: Host, variables: Mapping
     settings = Settings.from_environment(said["environment"])
     assert set(said["environment"]) <= {f"LONGHAUL_{name.upper()}" for name in Settings.__annotations__}
     assert settings.worker_concurrency == variables["worker_concurrency"]
-    assert settings.handover_seconds == variables["policy_job_stop_seconds"]
+    assert settings.job_stop_seconds == variables["policy_job_stop_seconds"]
     assert settings.work == variables["worker_directory"]
     assert said["credentials"] == {
         "database-password": variables["worker_database_password"],

@@ -1,4 +1,4 @@
-"""The transactions that decide about uploads. Every rule on what counts is in here, and in no other place.
+"""The transactions that decide about uploads. Every rule on what counts is in this module, and in no other.
 
 1. A piece counts when `commit_pieces` moves the offset: only under the epoch it was received in, only at its own start.
 2. Taking an upload over raises its epoch. From then on nothing of an older epoch can count.
@@ -10,42 +10,27 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from longhaul import logs
 from longhaul.database import Connection, Database
-from longhaul.uploads.jobs import TASK, Jobs
+from longhaul.uploads.jobs import Jobs
 from longhaul.uploads.model import (
     MISMATCH,
-    Gone,
     Mismatch,
     NotFound,
     Piece,
     State,
-    Superseded,
+    TakenOver,
     Upload,
     WrongOffset,
     new_key,
     new_upload_id,
 )
-
-log = logs.get(__name__)
-
-LOST_AFTER = timedelta(minutes=1)
-"""An upload that waits without a job has lost it, once nothing was heard of it for so long: a run reports every 5 s."""
-ABSENT_AFTER = timedelta(hours=1)
-"""Longer than any probe waits for the worker that it names."""
-
-_ENDED = [State.TERMINATED.value, State.EXPIRED.value]
-_LOST = (
-    "select * from uploads where state in ('queued', 'processing') and updated_at < now() - %s and not exists (select"
-    " from procrastinate_jobs where status in ('todo', 'doing') and task_name = %s and args->>'upload_id' = uploads.id)"
-)
+from longhaul.uploads.rows import changed, locked, one, several
 
 
 class Uploads:
@@ -97,7 +82,7 @@ class Uploads:
                 ),
             )
             if size == 0:
-                completed = await _one(
+                completed = await one(
                     connection,
                     "update uploads set state = 'queued', completed_at = now(), epoch = epoch + 1"
                     " where id = %s and state = 'receiving' returning *",
@@ -105,7 +90,7 @@ class Uploads:
                 )
                 if completed is not None:
                     await self.jobs.add(connection, completed)
-            upload = await _one(connection, "select * from uploads where id = %s", upload_id)
+            upload = await one(connection, "select * from uploads where id = %s", upload_id)
             assert upload is not None, "inserted in this transaction or in an earlier try"
             return upload
 
@@ -132,13 +117,13 @@ class Uploads:
         self, upload_id: str, key: str, receiver: str | None, offset: int | None, *, polite: bool
     ) -> Upload:
         async def work(connection: Connection) -> Upload:
-            current = await _locked(connection, upload_id, key)
+            current = await locked(connection, upload_id, key)
             if offset is not None and current.offset != offset:
                 raise WrongOffset(
                     f"the upload does not stand at byte {offset}: ask for its offset with HEAD and go on from there"
                 )
             if polite and current.receiver is not None:
-                asked = await _one(
+                asked = await one(
                     connection, "update uploads set asked_epoch = epoch where id = %s returning *", upload_id
                 )
                 assert asked is not None, "the row is locked"
@@ -148,7 +133,7 @@ class Uploads:
         return await self.database.retrying(work, seconds=self.patience)
 
     async def _raise_epoch(self, connection: Connection, current: Upload, receiver: str | None) -> Upload:
-        taken = await _one(
+        taken = await one(
             connection,
             "update uploads set epoch = epoch + 1, asked_epoch = null, receiver = %s, server = %s where id = %s"
             " returning *",
@@ -163,7 +148,7 @@ class Uploads:
         """Make stored pieces of one epoch, each beginning where the one before ends, count all together.
 
         Those that complete the upload also queue its processing. Idempotent by piece id. `leaving` says that the
-        receiver ends with these pieces. Raises Superseded if the upload was taken over or ended, DatabaseUnavailable
+        receiver ends with these pieces. Raises TakenOver if the upload was taken over or ended, DatabaseUnavailable
         if it could not be learnt whether the pieces count.
         """
 
@@ -186,7 +171,7 @@ class Uploads:
     async def _advance(self, connection: Connection, pieces: Sequence[Piece], *, leaving: bool) -> Upload | None:
         """Move the offset over the pieces if that is still this epoch's right; complete the upload at its end."""
         first, last = pieces[0], pieces[-1]
-        return await _one(
+        return await one(
             connection,
             'update uploads set "offset" = %(end)s, expires_at = now() + %(life)s,'
             " receiver = case when %(leaving)s or %(end)s = size then null else receiver end,"
@@ -205,7 +190,7 @@ class Uploads:
 
     async def _counted_before(self, connection: Connection, piece: Piece) -> Upload:
         """The upload, if an earlier try had made this piece count; the write proves that it is on a quorum."""
-        upload = await _one(
+        upload = await one(
             connection,
             "update uploads set server = server where id = %s and exists (select from pieces where id = %s)"
             " returning *",
@@ -213,7 +198,7 @@ class Uploads:
             piece.id,
         )
         if upload is None:
-            raise Superseded(f"upload {piece.upload_id} was taken over by another connection or has ended")
+            raise TakenOver(f"upload {piece.upload_id} was taken over by another connection or has ended")
         return upload
 
     async def expect(self, upload_id: str, key: str, sha256: str) -> Upload:
@@ -224,17 +209,17 @@ class Uploads:
         """
 
         async def work(connection: Connection) -> Upload:
-            current = await _locked(connection, upload_id, key)
+            current = await locked(connection, upload_id, key)
             if current.expected_sha256 is not None:
                 # The write proves that what was read is on a quorum too.
-                return await _changed(connection, upload_id, expected_sha256=current.expected_sha256)
+                return await changed(connection, upload_id, expected_sha256=current.expected_sha256)
             if current.state is not State.DONE or current.sha256 == sha256:
-                return await _changed(connection, upload_id, expected_sha256=sha256)
+                return await changed(connection, upload_id, expected_sha256=sha256)
             await connection.execute(
                 "update attempts set state = 'failed', error = %s where id = %s", (MISMATCH, current.attempt_id)
             )
             await connection.execute("delete from results where attempt_id = %s", (current.attempt_id,))
-            return await _changed(
+            return await changed(
                 connection, upload_id, expected_sha256=sha256, state=State.FAILED, error=MISMATCH, attempt_id=None
             )
 
@@ -259,11 +244,29 @@ class Uploads:
 
         await self.database.transaction(work)
 
+    async def process_again(self, upload_id: str) -> Upload | None:
+        """Queue the processing of a failed upload again; None if it has not failed, or cannot but fail again because
+        something else arrived than was sent.
+        """
+
+        async def work(connection: Connection) -> Upload | None:
+            upload = await one(
+                connection,
+                "update uploads set state = 'queued', error = null, progress = null, finished_at = null"
+                " where id = %s and state = 'failed' and (sha256 = expected_sha256) is not false returning *",
+                upload_id,
+            )
+            if upload is not None:
+                await self.jobs.add(connection, upload)
+            return upload
+
+        return await self.database.transaction(work)
+
     async def terminate(self, upload_id: str, key: str | None = None) -> Upload:
         """End the upload for good at the client's wish (with its key) or its owner's. Raises NotFound, Gone."""
 
         async def work(connection: Connection) -> Upload:
-            await _locked(connection, upload_id, key)
+            await locked(connection, upload_id, key)
             return await _end(connection, upload_id, State.TERMINATED)
 
         return await self.database.retrying(work, seconds=self.patience)
@@ -285,7 +288,7 @@ class Uploads:
         """The row as it is visible now; its offset must not be told to an upload client. Raises NotFound."""
 
         async def work(connection: Connection) -> Upload:
-            upload = await _one(connection, "select * from uploads where id = %s", upload_id)
+            upload = await one(connection, "select * from uploads where id = %s", upload_id)
             if upload is None:
                 raise NotFound(f"there is no upload {upload_id}")
             return upload
@@ -307,7 +310,7 @@ class Uploads:
         """Rows of the uploads received here, and of all that changed since then (None: only the former)."""
 
         async def work(connection: Connection) -> list[Upload]:
-            return await _all(
+            return await several(
                 connection,
                 "select * from uploads where id = any(%s) or updated_at > %s",
                 list(received),
@@ -316,83 +319,11 @@ class Uploads:
 
         return await self.database.transaction(work)
 
-    async def referenced(self, upload_id: str, pieces: Collection[uuid.UUID]) -> tuple[int, set[uuid.UUID]] | None:
-        """Epoch of an upload and those of `pieces` that are recorded, live or retired; None if there is no such row.
-
-        Committed like an offset that is told: a piece is deleted on the strength of this epoch, so this epoch must
-        survive the loss of the primary. The lock is the write that makes the commit wait for the replicas; an update
-        would show the upload as changed.
-        """
-
-        async def work(connection: Connection) -> tuple[int, set[uuid.UUID]] | None:
-            upload = await _one(connection, "select * from uploads where id = %s for no key update", upload_id)
-            if upload is None:
-                return None
-            cursor = await connection.execute("select id from pieces where id = any(%s)", (list(pieces),))
-            return upload.epoch, {row["id"] for row in await cursor.fetchall()}
-
-        return await self.database.retrying(work, seconds=self.patience)
-
-    async def retired(self, keep: timedelta, limit: int = 1000) -> list[Piece]:
-        """Pieces that were retired longer than `keep` ago."""
-
-        async def work(connection: Connection) -> Sequence[dict[str, Any]]:
-            cursor = await connection.execute(
-                "select * from pieces where retired_at < now() - %s order by retired_at limit %s", (keep, limit)
-            )
-            return await cursor.fetchall()
-
-        return [Piece.from_row(row) for row in await self.database.retrying(work, seconds=self.patience)]
-
-    async def forget(self, pieces: Collection[Piece]) -> None:
-        """Remove the records of retired pieces; their objects are then unreferenced, under an old epoch."""
-
-        async def work(connection: Connection) -> None:
-            await connection.execute(
-                "delete from pieces where id = any(%s) and retired_at is not null", ([piece.id for piece in pieces],)
-            )
-
-        await self.database.retrying(work, seconds=self.patience)
-
-    async def queue_lost(self, after: timedelta = LOST_AFTER) -> list[Upload]:
-        """Queue the complete uploads that have waited for longer than `after` without a job, and return them.
-
-        An upload and its job change in the same transaction, or the upload first, so there should be none; but what
-        ends a job by mistake must not leave its upload waiting for ever. One job too many is harmless (see
-        `processing.records`).
-        """
-
-        async def work(connection: Connection) -> list[Upload]:
-            # A statement of its own: the one that looks again then sees what another such call has queued meanwhile.
-            await _all(connection, f"{_LOST} for update", after, TASK)
-            lost = await _all(connection, _LOST, after, TASK)
-            for upload in lost:
-                log.warning("an upload waits without a job: queued again", extra={"upload_id": upload.id})
-                with logs.bound(request_id=upload.request_id):
-                    await self.jobs.add(connection, upload)
-            return lost
-
-        return await self.database.retrying(work, seconds=self.patience)
-
-    async def free_jobs(self, after: timedelta = ABSENT_AFTER) -> int:
-        """Let any worker process the uploads that waited for a certain one longer than `after`: it may never return.
-
-        Returns how many those were.
-        """
-
-        async def work(connection: Connection) -> int:
-            return await self.jobs.free(connection, after)
-
-        freed = await self.database.retrying(work, seconds=self.patience)
-        if freed:
-            log.warning("jobs waited for a worker that does not take them: any may now", extra={"count": freed})
-        return freed
-
     async def list(self, owner: str, limit: int = 200) -> list[Upload]:
         """The owner's uploads that nobody has deleted, newest first."""
 
         async def work(connection: Connection) -> list[Upload]:
-            return await _all(
+            return await several(
                 connection,
                 "select * from uploads where owner = %s and state <> 'terminated' order by created_at desc limit %s",
                 owner,
@@ -402,21 +333,11 @@ class Uploads:
         return await self.database.transaction(work)
 
 
-async def _locked(connection: Connection, upload_id: str, key: str | None) -> Upload:
-    """The row, locked against all other decisions. Raises NotFound, Gone."""
-    upload = await _one(connection, "select * from uploads where id = %s for update", upload_id)
-    if upload is None or key not in (None, upload.key):
-        raise NotFound("there is no such upload: check the URL, or create a new upload")
-    if upload.state.gone:
-        raise Gone(f"this upload was {upload.state}: create a new one")
-    return upload
-
-
 async def _end(connection: Connection, upload_id: str, state: State) -> Upload:
     await connection.execute(
         "update pieces set retired_at = now() where upload_id = %s and retired_at is null", (upload_id,)
     )
-    upload = await _one(
+    upload = await one(
         connection,
         "update uploads set state = %s, epoch = epoch + 1, receiver = null, asked_epoch = null, finished_at = now()"
         " where id = %s returning *",
@@ -425,23 +346,3 @@ async def _end(connection: Connection, upload_id: str, state: State) -> Upload:
     )
     assert upload is not None, "the row is locked"
     return upload
-
-
-async def _changed(connection: Connection, upload_id: str, **values: object) -> Upload:
-    """The row, which is locked, with these columns changed."""
-    change = ", ".join(f"{column} = %({column})s" for column in values)
-    query = f"update uploads set {change} where id = %(id)s returning *"  # noqa: S608  # columns are named in this file
-    upload = await _one(connection, query, id=upload_id, **values)
-    assert upload is not None, "the row is locked"
-    return upload
-
-
-async def _one(connection: Connection, query: str, *values: object, **named: object) -> Upload | None:
-    cursor = await connection.execute(query.encode(), named or values)
-    row = await cursor.fetchone()
-    return None if row is None else Upload.from_row(row)
-
-
-async def _all(connection: Connection, query: str, *values: object) -> list[Upload]:
-    cursor = await connection.execute(query.encode(), values)
-    return [Upload.from_row(row) for row in await cursor.fetchall()]
