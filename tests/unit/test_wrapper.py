@@ -25,7 +25,7 @@ case "$1" in
 esac
 """
 # What the wrapper itself needs from the system; anything else on PATH would be this machine's.
-SYSTEM = ["bash", "sh", "env", "dirname", "sha256sum", "flock", "mktemp", "cat", "rm", "mkdir", "cp", "chmod", "sort"]
+SYSTEM = ["bash", "sh", "env", "dirname", "readlink", "locale", "sha256sum", "flock", "mktemp", "cat", "rm", "mkdir", "cp", "chmod", "sort"]
 
 
 class Sandbox:
