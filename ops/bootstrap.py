@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def run(environment: Environment, host: Host, *, user: str, password: str | None
     Raises Failure if the key is not the one that is known or expected, or the playbook or the login fails.
     """
     know(environment.known_hosts, host, expected)
-    login: dict[str, Any] = {"ansible_user": user, "ansible_ssh_common_args": _known_hosts_option(environment)}
+    login: dict[str, Any] = {"ansible_user": user, "ansible_ssh_common_args": shlex.join(environment.ssh_options())}
     if user == "root":
         login["ansible_become"] = False  # a bare host need not have sudo
     if password is not None:
@@ -99,7 +100,3 @@ def _fingerprint(key: str) -> str:
     """The fingerprint of a key (base64), written as ssh-keygen writes it."""
     digest = base64.b64encode(hashlib.sha256(base64.b64decode(key)).digest()).decode().rstrip("=")
     return f"SHA256:{digest}"
-
-
-def _known_hosts_option(environment: Environment) -> str:
-    return f"-o UserKnownHostsFile={environment.known_hosts} -o GlobalKnownHostsFile=/dev/null"

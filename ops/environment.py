@@ -206,9 +206,11 @@ class Environment:
 
     def ssh_options(self) -> list[str]:
         """Options of the ssh command that accept exactly the inventory's host keys."""
+        # ssh splits the value into words (double quotes and backslashes keep one together) and expands its %.
+        path = json.dumps(str(self.known_hosts).replace("%", "%%"), ensure_ascii=False)
         return [
             "-o",
-            f"UserKnownHostsFile={self.known_hosts}",
+            f"UserKnownHostsFile={path}",
             "-o",
             "GlobalKnownHostsFile=/dev/null",
             "-o",

@@ -25,7 +25,10 @@ case "$1" in
 esac
 """
 # What the wrapper itself needs from the system; anything else on PATH would be this machine's.
-SYSTEM = ["bash", "sh", "env", "dirname", "sha256sum", "flock", "mktemp", "cat", "rm", "mkdir", "cp", "chmod", "sort"]
+SYSTEM = [
+    "bash", "sh", "env", "dirname", "realpath", "readlink", "locale", "sha256sum", "flock", "mktemp", "cat", "rm",
+    "mkdir", "cp", "chmod", "sort",
+]  # fmt: skip
 
 
 class Sandbox:
@@ -195,3 +198,45 @@ def test_works_from_another_directory(sandbox: Sandbox, tmp_path: Path) -> None:
     )
     assert answer.returncode == 0, answer.stderr
     assert f"--search-root {sandbox.root}" in answer.stdout
+
+
+def test_a_link_to_the_wrapper_finds_the_checkout(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.python(sandbox.bin / "python3.13", "3.13")
+    (sandbox.home / "inv").symlink_to(sandbox.root / "inv")
+    answer = subprocess.run(
+        [sandbox.home / "inv"],
+        cwd=tmp_path,
+        env={"PATH": str(sandbox.bin), "HOME": str(sandbox.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert f"--search-root {sandbox.root}" in answer.stdout
+
+
+@pytest.mark.parametrize("name", ["one:two", "one\ntwo"])
+def test_a_path_that_cannot_be_named_is_refused(sandbox: Sandbox, name: str) -> None:
+    sandbox.python(sandbox.bin / "python3.13", "3.13")
+    sandbox.root = sandbox.root.rename(sandbox.root.with_name(name))
+    answer = sandbox.run("--list")
+    assert answer.returncode == 78
+    assert "colon or a line break" in answer.stderr
+    assert not (sandbox.root / ".venv").exists()
+
+
+def test_what_is_made_does_not_depend_on_the_users_umask_and_locale(sandbox: Sandbox) -> None:
+    sandbox.python(sandbox.bin / "python3.13", "3.13")
+    sandbox.run()
+    invoke = sandbox.root / ".venv" / "bin" / "invoke"
+    invoke.write_text("#!/bin/sh\numask\nlocale charmap\n")
+    for variables in ({"LC_ALL": "C"}, {"LANG": "no_SUCH.UTF-8"}, {"LC_ALL": "C.UTF-8"}):
+        answer = subprocess.run(
+            [sandbox.root / "inv"],
+            env={"PATH": str(sandbox.bin), "HOME": str(sandbox.home), **variables},
+            umask=0o077,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert answer.stdout.split() == ["0022", "UTF-8"]
