@@ -1,10 +1,11 @@
-"""The package cache of a lab: hosts have no way out, so all packages come through it.
+"""The package cache of a lab: hosts cannot reach the Internet, so they get all packages from it.
 
-It is apt-cacher-ng as a process of the lab, in a control group of its own, on the lab's gateway address only. It
-hands on two archives, Debian's and its security archive, from the machine's own mirror; anything else is refused.
+The cache is apt-cacher-ng, run as a process of the lab in a control group of its own. It listens on the lab's gateway
+address only. It serves two archives, Debian's and its security archive, from the machine's own mirror; it refuses all
+other requests.
 
-Nothing joins a sealed lab to the machine. There the cache listens on a loopback address of the machine, and a relay
-(systemd-socket-proxyd(8)) hands it what arrives at a socket that was opened within the lab. Bytes pass, packets do not.
+A sealed lab has no network connection to the machine. For it, the cache listens on a loopback address of the machine,
+and a relay (systemd-socket-proxyd(8)) forwards bytes from a socket that was opened within the lab, but no packets.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Cache:
     def _listens_on(self) -> str:
         if not self.sealed:
             return self.address
-        # Of the 16 million loopback addresses one that no other lab has.
+        # One of the 16 million loopback addresses, different for each lab.
         digest = hashlib.sha256(self.place.name.encode()).digest()
         return f"127.{digest[0]}.{digest[1]}.{digest[2] % 254 + 1}"
 
@@ -69,7 +70,7 @@ class Cache:
             seed(store)
             account = pwd.getpwnam(_USER)
             for path in (store, directory):
-                if path.stat().st_uid != account.pw_uid:  # new, or the package was installed anew
+                if path.stat().st_uid != account.pw_uid:  # new, or the package was reinstalled
                     run(["chown", "--recursive", f"{account.pw_uid}:{account.pw_gid}", path])
             (directory / "acng.conf").write_text(self._configuration(store, directory, upstream))
             shutil.copyfile("/etc/apt-cacher-ng/security.conf", directory / "security.conf")
@@ -84,7 +85,8 @@ class Cache:
             self._start_relay(directory)
 
     def _start_relay(self, directory: Path) -> None:
-        # It is started within the lab, opens the socket there, and joins the cache with its first connection.
+        # It starts in the lab's network namespace and opens the socket there; at the first connection it enters the
+        # namespace of the cache.
         home = f"/proc/{next(self.group.processes())}/ns/net"
         relay = ["nsenter", f"--net={home}", str(RELAY), f"{self._listens_on}:{PORT}"]
         within = ["nsenter", f"--net={NETNS / self.place.netns}"]
@@ -125,16 +127,16 @@ class Cache:
         )
 
     def stop(self) -> None:
-        """Ends the cache. What it has fetched stays for the next one."""
+        """Stops the cache. The packages that it has fetched stay for the next start."""
         self.group.remove()
 
 
 @contextlib.contextmanager
 def _slot() -> Iterator[tuple[Path, int]]:
-    """The first store that no running cache uses, locked; and the descriptor that holds the lock.
+    """The first store that no running cache uses, locked; and the file descriptor that holds the lock.
 
-    apt-cacher-ng does not share its folder with another, so labs beside each other have one each. The lock is the
-    kernel's and goes with the process, so a killed cache leaves its store free.
+    Two apt-cacher-ng cannot share a folder, so each lab that runs has a store of its own. The kernel releases the lock
+    when the process ends, so the store of a killed cache is free again.
     """
     APT_CACHE.mkdir(parents=True, exist_ok=True)
     for number in range(1000):
@@ -154,9 +156,9 @@ def _slot() -> Iterator[tuple[Path, int]]:
 
 
 def seed(store: Path) -> None:
-    """Gives a store the packages that others have fetched, by hard links: a package of one version never changes.
+    """Gives a store the packages that other stores have, by hard links: a package of one version never changes.
 
-    Only complete ones: the length that the server announced stands in the file beside it.
+    Only complete files are linked: the length that the server announced is in the file beside each package.
     """
     for other in sorted(APT_CACHE.iterdir()):
         if other == store or not other.is_dir():

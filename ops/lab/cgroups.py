@@ -1,8 +1,8 @@
-"""Control groups of a lab: where its processes are, and the only place where their state is kept.
+"""Control groups of a lab: they hold its processes, and they are the only record of whether a host runs.
 
-A host is running when its group is populated, frozen when its group is frozen, and cut off by killing its group; so
-there are no pid files that could be wrong. Where systemd is the machine's PID 1 it owns the tree: groups are then
-scopes that systemd makes and delegates (https://systemd.io/CGROUP_DELEGATION). Elsewhere they are plain directories.
+A host is running if its group is populated, and frozen if its group is frozen; a power cut kills its group. So there
+are no pid files that could be wrong. If systemd is the machine's PID 1, it owns the tree: groups are then scopes that
+systemd makes and delegates (https://systemd.io/CGROUP_DELEGATION). Elsewhere they are plain directories.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import IO, Any
 from ops.errors import Failure
 
 SLICE = "machine.slice"
-# The kernel empties a killed group as soon as its processes have left their last system call; a disk that is being
-# written can hold one up.
+# A killed process leaves its group only when its last system call has ended, and a write to a disk can take long.
 KILL_SECONDS = 30.0
 
 
@@ -34,7 +33,7 @@ def mount_point() -> Path | None:
 
 
 def systemd_owns_the_tree() -> bool:
-    """Whether groups have to be asked for from systemd. On a hybrid machine the v2 tree has no owner."""
+    """Whether systemd must make the groups. On a machine with both versions of cgroups, nobody owns the v2 tree."""
     return Path("/run/systemd/system").is_dir() and mount_point() == Path("/sys/fs/cgroup")
 
 
@@ -78,9 +77,9 @@ class Cgroup:
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """Starts a program in this group that outlives this process; `output` gets what it and its starter write."""
+        """Starts a program in this group that outlives this process; `output` also gets what the start itself writes."""
         done = subprocess.run(
-            # setsid forks, so that the program is nobody's child: init collects it when it ends.
+            # setsid forks, so that the program is not our child: init collects it when it ends.
             ["setsid", "--fork", *self.command(command)],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -107,13 +106,13 @@ class Cgroup:
         return f"{name} 1" in events.splitlines()
 
     def processes(self) -> Iterator[int]:
-        """The processes of this group and of the groups below it, as ids of the machine."""
+        """The process ids, as the machine numbers them, of this group and of the groups below it."""
         for directory, _, _ in os.walk(self.path):
             with contextlib.suppress(OSError):
                 yield from map(int, (Path(directory) / "cgroup.procs").read_text().split())
 
     def freeze(self, frozen: bool, seconds: float = KILL_SECONDS) -> None:
-        """Stops or goes on with every process of the group; returns when the kernel has done it."""
+        """Freezes or thaws every process of the group; returns when the kernel has done it."""
         (self.path / "cgroup.freeze").write_text(f"{frozen:d}")
         deadline = time.monotonic() + seconds
         while self.frozen() is not frozen:
@@ -122,7 +121,7 @@ class Cgroup:
             time.sleep(0.01)
 
     def kill(self) -> None:
-        """Kills every process at once, those of a frozen group too. Does not wait."""
+        """Kills every process at once, also in a frozen group. Does not wait."""
         with contextlib.suppress(FileNotFoundError):
             (self.path / "cgroup.kill").write_text("1")
 

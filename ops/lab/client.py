@@ -1,4 +1,4 @@
-"""A client of a lab: a bare network namespace with an address and a line of its own, for tests with slow lines."""
+"""A client of a lab: a network namespace with an address and a line of its own, for tests with slow lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ops.lab.shell import run
 
 @dataclass(frozen=True)
 class Client:
-    """A client that exists. Whatever runs in it sees the lab and nothing else."""
+    """A client that exists. A program that runs in it reaches the lab and nothing else."""
 
     place: Place
     name: str
@@ -28,7 +28,7 @@ class Client:
         return self.place.client_netns(self.name)
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The machine's command that runs `command` on the client's line. Files are the machine's own."""
+        """The command line that runs `command` on the client's line; it sees the machine's own files."""
         return ["nsenter", f"--net={NETNS / self.netns}", "--", *command]
 
     def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
@@ -40,7 +40,7 @@ class Client:
         return subprocess.Popen(self.command(command), **options)
 
     def remove(self) -> None:
-        """Ends what runs on the client's line and takes the line away."""
+        """Ends the processes on the client's line, and removes the line."""
         end_processes(self.netns)
         network.detach(self.place, self.netns, self.name)
 

@@ -15,7 +15,7 @@ class Clients(KnownLab):
     def client(self, name: str, rate: str | None = None) -> Client:
         """A client with an address of the lab and a line of `rate` each way (5KB: 5,000 bytes a second).
 
-        One of that name is used again, with the new rate. Raises Failure for a host's name or a bad rate.
+        An existing client of that name gets the new rate. Raises Failure for a host's name or a bad rate.
         """
         machine.require_root()
         self._require()
@@ -41,5 +41,5 @@ class Clients(KnownLab):
         return made
 
     def remove_client(self, name: str) -> None:
-        """Removes a client. None of that name is not an error."""
+        """Removes a client, if there is one of that name."""
         Client(self.place, name, "").remove()

@@ -1,4 +1,4 @@
-"""The faults of a lab's hosts: power cut, freeze, unplug, partition, slow line, full disk; and their end."""
+"""The faults of a lab's hosts: causes and ends power cut, freeze, unplug, partition, slow line and full disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Faults(KnownLab):
     """A lab whose hosts can be broken. A fault of a host that is off raises Failure, except a power cut."""
 
     def power_cut(self, name: str) -> None:
-        """Takes a host's power away: its link, then what was not on its disk, then its processes."""
+        """Cuts a host's power: takes its link down, drops what is not yet on its disk, and kills its processes."""
         self.host(name).power_cut()
 
     def freeze(self, name: str) -> None:
@@ -21,7 +21,7 @@ class Faults(KnownLab):
         self._running(name).group.freeze(True)
 
     def thaw(self, name: str) -> None:
-        """Lets a frozen host go on."""
+        """Lets a frozen host continue."""
         host = self.host(name)
         if host.group.frozen():
             host.group.freeze(False)
@@ -35,7 +35,7 @@ class Faults(KnownLab):
         network.set_link(self.place, self._on(name).name, up=True)
 
     def partition(self, one: str, other: str) -> None:
-        """Two hosts no longer reach each other, but everybody else."""
+        """Keeps two hosts from reaching each other; both still reach all others."""
         self.host(one)
         self.host(other)
         if one == other:
@@ -44,7 +44,7 @@ class Faults(KnownLab):
         wiring = self._recorded_wiring()
         if wiring.subnet_of(self.host(one).address) != wiring.subnet_of(self.host(other).address):
             raise Failure(
-                f"{one} and {other} stand in different networks: what goes between them passes the lab's own router.",
+                f"{one} and {other} are in different networks, and the lab cannot cut the route between these.",
                 "Unplug one of them, or name two hosts of one network.",
                 Exit.USAGE,
             )
@@ -57,7 +57,7 @@ class Faults(KnownLab):
         network.shape(self.place, host.netns, host.name, rate)
 
     def fill_disk(self, name: str) -> int:
-        """Leaves no byte free on a host's disk; returns how many bytes were."""
+        """Fills a host's disk to the last byte; returns how many bytes were free."""
         return self.host(name).fill_disk()
 
     def heal(self) -> None:

@@ -1,8 +1,8 @@
 """One host of a lab: a systemd-nspawn container with its own disk, network namespace and control group.
 
-Its disk is a file with an XFS of its own, mounted only where the host lives (runner.sh), so that filling it fills no
-other, fsync means what it says, and a copy of the file is what a power cut would have left. `volatile` hosts have plain
-directories instead and lose that: they are for tests of roles.
+Its disk is a file with an XFS of its own, mounted only in the host's mount namespace (runner.sh). So a full disk fills
+no other disk, fsync is real, and a copy of the file is what a power cut would leave. `volatile` hosts have plain
+directories instead, without these properties: they are for tests of roles.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ BOOT_SECONDS = 60.0
 STOP_SECONDS = 90.0
 SSH_PORT = 22
 _RUNNER = Path(__file__).with_name("runner.sh")
-# What asks systemd as PID 1 for an orderly power-off (systemd(1), SIGRTMIN+4).
+# The signal that asks systemd as PID 1 for an orderly power-off (systemd(1), SIGRTMIN+4).
 _POWER_OFF = signal.SIGRTMIN + 4
-# XFS_IOC_GOINGDOWN, _IOR('X', 125, __u32), with XFS_FSOP_GOING_FLAGS_NOLOGFLUSH: what is not on the disk yet is lost.
+# XFS_IOC_GOINGDOWN, _IOR('X', 125, __u32); with XFS_FSOP_GOING_FLAGS_NOLOGFLUSH, data not yet on the disk is lost.
 _GOING_DOWN = 0x8004587D
 _WITHOUT_FLUSH = struct.pack("I", 2)
 _FILL = "fill"
@@ -45,7 +45,7 @@ _FILL = "fill"
 class LabHost:
     """A host by name and address; `disk_size` as truncate(1) takes it, `mounts` are paths that are mount points.
 
-    A host of a `sealed` lab is reached from within the lab only.
+    A host of a `sealed` lab can be reached from within the lab only.
     """
 
     place: Place
@@ -77,7 +77,7 @@ class LabHost:
 
     @property
     def image(self) -> Path:
-        """The image below the host's own files; the same for its whole life."""
+        """The image that the host's own files are laid over; it stays the same for the host's whole life."""
         return (self.directory / "image").readlink()
 
     @property
@@ -130,7 +130,7 @@ class LabHost:
         return now - int(started) / os.sysconf("SC_CLK_TCK")
 
     def require_running(self) -> int:
-        """The host's PID 1. Raises Failure if it is off, or frozen: who joins a frozen group is frozen too."""
+        """The host's PID 1. Raises Failure if it is off, or frozen: a process that joins a frozen group freezes too."""
         if self.group.frozen():
             raise Failure(f"{self.name} is frozen.", f"Thaw it first: ./inv lab.thaw {self.name}", Exit.TEMPORARY)
         process = self.init()
@@ -147,7 +147,7 @@ class LabHost:
         return None
 
     def _disk_in_use(self) -> bool:
-        """Whether a loop device still has the disk: the kernel unmounts a moment after the last process is gone."""
+        """Whether a loop device still uses the disk: the kernel unmounts it shortly after the last process ends."""
         for attached in Path("/sys/block").glob("loop*/loop/backing_file"):
             with contextlib.suppress(OSError):
                 if attached.read_text().strip() == str(self.disk_image):
@@ -157,7 +157,7 @@ class LabHost:
     # Life
 
     def create(self, image: Path, authorized_key: str, mirror: Mirror, *, volatile: bool) -> None:
-        """Makes the host's disk and its identity. A host that exists stays as it is; a half-made one is made anew."""
+        """Makes the host's disk and its identity. An existing host stays as it is; a half-made one is made again."""
         if self.exists():
             return
         scratch = self.directory.with_name(f".{self.name}.new")
@@ -175,11 +175,11 @@ class LabHost:
         scratch.rename(self.directory)
 
     def _write_identity(self, first: Path, image: Path, authorized_key: str, mirror: Mirror) -> None:
-        """Writes what makes the host this one; runner.sh lays it over the image before the first boot."""
+        """Writes the host's own files (names, keys, package sources); runner.sh lays them over the image."""
         etc = _layer(first, image, "etc")
         (etc / "hostname").write_text(f"{self.name}\n")
         (etc / "hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
-        (etc / "resolv.conf").write_text("")  # there is no name server, and no way to one
+        (etc / "resolv.conf").write_text("")  # no name server can be reached
         (etc / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
         (etc / "machine-id").chmod(0o444)
         ssh = _layer(first, image, "etc/ssh")
@@ -200,7 +200,7 @@ class LabHost:
         self._wait_for_disk()
         network.attach(self.place, self.netns, self.name, self.address, wiring)
         mount = cgroups.mount_point()
-        assert mount is not None  # machine.check has seen to it
+        assert mount is not None  # machine.require_capable has checked it
         with self.console_log.open("ab") as output:
             self.group.start(
                 ["unshare", "--mount", "--propagation", "slave", str(_RUNNER), *self._nspawn()],
@@ -237,7 +237,7 @@ class LabHost:
     def wait_ready(self, seconds: float = BOOT_SECONDS) -> None:
         """Waits until sshd greets.
 
-        Raises Failure with the end of the console's log if the host goes off or takes longer.
+        Raises Failure with the end of the console's log if the host switches itself off or takes longer.
         """
         with network.within(self.place) if self.sealed else contextlib.nullcontext():
             if self._greets(seconds):
@@ -271,15 +271,15 @@ class LabHost:
                 os.kill(process, _POWER_OFF)
 
     def finish_stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Waits for the host to be off, kills it when that takes too long, and takes its cable away."""
+        """Waits until the host is off, kills it if that takes too long, and removes its cable."""
         self.group.wait_empty(seconds)
         self.clear_away()
 
     def power_cut(self) -> None:
-        """Takes the power away: nobody is told, and what was not on the disk is lost.
+        """Cuts the power: no process is notified, and data that is not on the disk is lost.
 
-        The link goes first: killing alone would close the connections, and peers would know at once. Then the disk
-        stops taking writes, so that what the kernel still holds for it is lost as it would be with the machine's own.
+        The link goes down first: if the processes were only killed, their connections would close and peers would know
+        at once. Then the disk stops taking writes, so that data which the kernel still holds for it is lost too.
         """
         if network.has_port(self.place, self.name):
             network.set_link(self.place, self.name, up=False)
@@ -287,10 +287,10 @@ class LabHost:
         self.clear_away()
 
     def stop_writing(self) -> None:
-        """Takes the disk away from a running host: what is not on it is lost, and every later write fails."""
+        """Shuts the disk of a running host down: data that is not on it is lost, and every later write fails."""
         disk = self._disk()
         if disk is not None and not self.volatile:
-            with contextlib.suppress(OSError):  # the host is just going off by itself
+            with contextlib.suppress(OSError):  # the host is just shutting down by itself
                 descriptor = os.open(disk, os.O_RDONLY)
                 try:
                     fcntl.ioctl(descriptor, _GOING_DOWN, _WITHOUT_FLUSH)
@@ -298,7 +298,7 @@ class LabHost:
                     os.close(descriptor)
 
     def clear_away(self) -> None:
-        """Leaves nothing of the host in the kernel, however it ended. Its files stay."""
+        """Removes everything of the host from the kernel, however the host ended. Its files stay."""
         self.group.remove()
         network.detach(self.place, self.netns, self.name)
         self._wait_for_disk()
@@ -313,7 +313,7 @@ class LabHost:
     # What can be done to a running host
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """The machine's command that runs `command` as root inside the host, without SSH.
+        """The command line that runs `command` as root inside the host, without SSH.
 
         Raises Failure if the host is off or frozen.
         """
@@ -350,7 +350,7 @@ class LabHost:
             os.close(descriptor)
 
     def free_disk(self) -> None:
-        """Gives back what fill_disk took, on a host that is off too."""
+        """Frees what fill_disk took, also if the host is off."""
         disk = self._disk()
         if disk is not None:
             (disk / _FILL).unlink(missing_ok=True)
@@ -361,7 +361,7 @@ class LabHost:
 
 
 def _layer(first: Path, image: Path, path: str) -> Path:
-    """A directory of the upper layer, with owner and mode of the image's on the whole way: the upper one's count."""
+    """Makes a directory in the upper layer, with the image's owners and modes on its path: the upper layer's count."""
     for part in reversed([Path(path), *Path(path).parents]):
         directory = first / part
         like = (image / part).stat()

@@ -1,7 +1,7 @@
 """The root filesystem that all hosts of all labs stand on: Debian 13 as a cloud provider hands it over.
 
-An image is a directory named after the checksum of its recipe. Hosts have it as the lower layer of an overlay, so it
-never changes once it is there: another recipe is another image.
+An image is a directory named after the checksum of its recipe. It is the lower layer of the hosts' overlays, so it
+never changes: a changed recipe makes another image.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ops.lab.place import IMAGES
 from ops.lab.shell import run
 from ops.lab.sources import Mirror
 
-# What Debian's cloud image has and a role may count on. Everything else is a role's to install.
+# Packages that Debian's cloud image has and roles may rely on. Everything else must be installed by a role.
 PACKAGES = (
     "adduser", "apt-utils", "ca-certificates", "cron", "curl", "dbus", "e2fsprogs", "iproute2", "iputils-ping",
     "kmod", "less", "libpam-systemd", "logrotate", "lsb-release", "netbase", "nftables", "openssh-server", "procps",
@@ -38,8 +38,8 @@ _RECIPE = Path(__file__).with_name("recipe.sh")
 
 
 def checksum() -> str:
-    """Names the image that this recipe makes on this kind of processor."""
-    # Whatever the mirror is called, it has the same packages; which of its suites are taken makes a difference.
+    """The name of the image that this recipe makes on this kind of processor."""
+    # Only the suites matter, not the URL: all mirrors have the same packages.
     suites = Mirror("main", "security").one_line_sources(debian_suite())
     parts = [os.uname().machine, suites, *_OPTIONS, *PACKAGES, _RECIPE.read_text()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -64,13 +64,13 @@ def build(mirror: Mirror) -> Path:
     with _locked() as lock:
         if exists():
             return path()
-        for leftover in IMAGES.glob("building-*"):  # of a build that was killed; it had the lock, so it is over
+        for leftover in IMAGES.glob("building-*"):  # of a killed build: we have the lock, so none runs
             run(["rm", "-rf", "--one-file-system", leftover])
         scratch = Path(tempfile.mkdtemp(prefix="building-", dir=IMAGES))
         try:
             root = scratch / "root"
             _bootstrap(root, mirror, lock)
-            # An image is whole if it is there, so all of it is on the disk before it has its name.
+            # An image under its name must be complete, so sync it before it gets its name.
             os.sync()
             root.rename(path())
         finally:
@@ -89,7 +89,7 @@ def _bootstrap(root: Path, mirror: Mirror, lock: int) -> None:
         input=mirror.one_line_sources(debian_suite()),
         capture_output=True, text=True, check=False,
         env={**os.environ, "LC_ALL": "C.UTF-8"},
-        pass_fds=[lock],  # should this process be killed, the build keeps the lock until it ends
+        pass_fds=[lock],  # if this process is killed, the build keeps the lock until it ends
     )  # fmt: skip
     if done.returncode:
         raise Failure(

@@ -1,7 +1,7 @@
 """The inventory that a lab works from: a copy of the environment's, with the addresses and keys of this lab.
 
-Written anew whenever somebody asks for it, so that it follows the inventory it is made from. Its files are the only
-record of which block belongs to a lab that is down.
+It is written again at every use, so that it follows the inventory that it is made from. Its files are the only record
+of the block of addresses that a lab has while it is down.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FITTING = "zz_lab.yml"
 
 
 def block_of(environment: Environment) -> Block:
-    """The one /24 that all hosts of an inventory stand in.
+    """The one /24 network of all hosts of an inventory.
 
-    Raises Failure if there are more of them, or addresses that are none.
+    Raises Failure if there is more than one, or if a host's address is not an IPv4 address.
     """
     try:
         blocks = {ipaddress.IPv4Network(f"{host.address}/24", strict=False) for host in environment.hosts.values()}
@@ -43,7 +43,7 @@ def block_of(environment: Environment) -> Block:
         ) from None
     if len(blocks) != 1:
         raise Failure(
-            f"A lab has one block of 256 addresses, and the hosts of '{environment.name}' stand in "
+            f"A lab has one block of 256 addresses, but the hosts of '{environment.name}' have addresses in "
             f"{len(blocks)}: {', '.join(map(str, sorted(blocks)))}.",
             "Use an environment with one data centre.",
             Exit.BAD_CONFIGURATION,
@@ -52,9 +52,9 @@ def block_of(environment: Environment) -> Block:
 
 
 def sealed_wiring(environment: Environment) -> Wiring:
-    """The networks of an inventory as they are, for its rehearsal.
+    """The networks of an inventory, unchanged, for its rehearsal.
 
-    Raises Failure if an address stands in none of them.
+    Raises Failure if a host's address is in none of them.
     """
     hosts = list(environment.hosts.values())
     taken = {host.address for host in hosts} | {str(host.variables["public_address"]) for host in hosts}
@@ -65,7 +65,7 @@ def sealed_wiring(environment: Environment) -> Wiring:
 
 
 def recorded_block(place: Place) -> Block | None:
-    """The block that the lab has been given, be it up or down; None if it has none: a rehearsal never has."""
+    """The block that the lab has been given, whether it is up or down; None without one, as for a rehearsal."""
     block = _recorded(place).get("lab_block")
     return ipaddress.IPv4Network(block) if block else None
 
@@ -93,20 +93,20 @@ def recorded_blocks(but: Place) -> dict[Block, str]:
 
 
 def relocated(text: str, source: Block, target: Block) -> str:
-    """`text` with every address of one block moved to the same place in another."""
+    """`text` with every address of one block replaced by that with the same last number in another block."""
     old, new = (str(block.network_address).rpartition(".")[0] for block in (source, target))
     return re.sub(rf"(?<![\d.]){re.escape(old)}\.(?=\d)", f"{new}.", text)
 
 
 def write(place: Place, source: Environment, wiring: Wiring, hosts: Iterable[LabHost]) -> Path:
-    """Writes the lab's inventory from that of `source`; what has not changed is not touched. Returns its directory."""
+    """Writes the lab's inventory from that of `source`; does not touch unchanged files. Returns its directory."""
     secrets.ensure_lab()  # the lab's vault is copied like every other file
     wanted: dict[str, str] = {}
     for path in sorted(source.inventory.rglob("*")):
         if path.is_file() and path.name != KNOWN_HOSTS_FILE and path != source.inventory / PACKAGES_FILE:
             wanted[path.relative_to(source.inventory).as_posix()] = path.read_text()
     if wiring.sealed:
-        # Whatever the real hosts know, these do not.
+        # A rehearsal never has the secrets of the real hosts.
         wanted[VAULT_FILE] = secrets.made_up(place.inventory / VAULT_FILE, source)
         wanted |= {name: yaml.safe_dump(values) for name, values in _fitting(source).items()}
     else:
@@ -132,9 +132,9 @@ def write(place: Place, source: Environment, wiring: Wiring, hosts: Iterable[Lab
 
 
 def _fitting(source: Environment) -> dict[str, dict[str, object]]:
-    """What hosts that share one machine have instead of real memory and real disks: file -> variables.
+    """Variables that make real hosts small enough to share one machine: file -> variables.
 
-    Sizes are those of the environment `lab`; devices become directories of their own.
+    Memory and disk sizes are those of the environment `lab`; disks of the storage become directories.
     """
     found: dict[str, dict[str, object]] = {}
     for group in sorted(path.name for path in (INVENTORIES / LAB_ENVIRONMENT / "group_vars").iterdir()):
@@ -168,10 +168,10 @@ def _variables(place: Place, source: Environment, wiring: Wiring) -> dict[str, o
 
 
 def _sealed_variables() -> dict[str, object]:
-    """What a rehearsal has instead of what would call out, or needs what only the real site has."""
+    """Variables of a rehearsal instead of those that would reach outside, or that need the real site."""
     key = secrets.read(secrets.ensure_lab())["vault_release_signing_public_key"]
     return {
-        # The user's own settings of ssh may name an open connection to the real host, or a way to it.
+        # Ignore the user's own ssh settings: they may name an open connection to the real host, or a route to it.
         "ansible_ssh_extra_args": "-F none",
         "base_ops_keys": ["{{ lookup('ansible.builtin.file', ansible_ssh_private_key_file ~ '.pub') }}"],
         "deploy_notify": [],

@@ -1,4 +1,4 @@
-"""What is known of a lab: its place, its hosts and their state, its inventory, and who may change it now."""
+"""The facts about a lab: its files, its hosts and their state, its inventory, and the lock that protects changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ops.lab.place import Place
 
 @dataclass(frozen=True)
 class HostState:
-    """What lab.status says of a host. `uptime` is in seconds, None if the host is off."""
+    """The state of a host as lab.status shows it. `uptime` is in seconds, None if the host is off."""
 
     name: str
     address: str
@@ -35,16 +35,14 @@ class HostState:
 
 @dataclass(frozen=True)
 class KnownLab:
-    """One lab by its name; it need not exist. Methods raise Failure for whatever the caller can act on."""
+    """One lab by its name; it need not exist. Methods raise Failure for errors that the user can act on."""
 
     place: Place
     environment_name: str = LAB_ENVIRONMENT
 
     @classmethod
     def named(cls, name: str | None = None) -> Self:
-        """The lab of that name; without a name, the one of LONGHAUL_LAB. It is made from the environment `lab`, unless
-        it is there already and a rehearsal.
-        """
+        """The lab of that name, or of LONGHAUL_LAB. Its environment is `lab`, unless it is a rehearsal already."""
         place = Place.of(name)
         return cls(place, inventory.recorded_environment(place) or LAB_ENVIRONMENT)
 
@@ -53,12 +51,12 @@ class KnownLab:
         """The rehearsal of an environment. Raises Failure if there is no such environment, or it is the lab itself."""
         inventory_schema.validate(inventory_of(environment))
         if environment == LAB_ENVIRONMENT:
-            raise Failure("The lab is where rehearsals take place; it needs none.", "Leave --rehearse out.", Exit.USAGE)
+            raise Failure("The lab itself cannot be rehearsed.", "Leave --rehearse out.", Exit.USAGE)
         return cls(Place.rehearsal(environment), environment)
 
     @property
     def sealed(self) -> bool:
-        """Whether it is a rehearsal: it has the addresses of real hosts, and is joined to nothing."""
+        """Whether it is a rehearsal: it has the addresses of real hosts, and no connection to any other network."""
         return self.environment_name != LAB_ENVIRONMENT
 
     @property
@@ -67,7 +65,7 @@ class KnownLab:
 
     @cached_property
     def source(self) -> Environment:
-        """The environment that the lab is made from, with the addresses that stand in its inventory."""
+        """The environment that the lab is made from, with the addresses of the original inventory."""
         inventory_schema.validate(inventory_of(self.environment_name))
         made_from = inventory.recorded_environment(self.place)
         if made_from not in {None, self.environment_name}:
@@ -154,7 +152,7 @@ class KnownLab:
         return Wiring.of_block(block)
 
     def _wanted_wiring(self) -> Wiring:
-        """How the lab is wired if it can have the addresses of its inventory. Raises Failure if no lab can."""
+        """The networks with the addresses of the original inventory. Raises Failure if a lab cannot have them."""
         if self.sealed:
             return inventory.sealed_wiring(self.source)
         return Wiring.of_block(inventory.block_of(self.source))
@@ -174,7 +172,7 @@ class KnownLab:
                     now = self.place.directory.stat()
                 except FileNotFoundError:
                     continue
-                if held.st_ino != now.st_ino:  # destroyed, and made anew, while we waited
+                if held.st_ino != now.st_ino:  # destroyed and made again while we waited
                     continue
                 yield
                 return

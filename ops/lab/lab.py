@@ -8,4 +8,4 @@ from ops.lab.snapshots import Snapshots
 
 
 class Lab(Snapshots, Faults, Clients):
-    """One lab by its name; it need not exist. Methods raise Failure for whatever the caller can act on."""
+    """One lab by its name; it need not exist. Methods raise Failure for errors that the user can act on."""

@@ -1,4 +1,4 @@
-"""Up, down and gone: making and booting the hosts of a lab, shutting them down, and removing the lab."""
+"""The lifecycle of a lab: makes and boots its hosts, shuts them down, and removes the lab."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Lifecycle(KnownLab):
     """A lab's hosts, made, booted, shut down and removed."""
 
     def up(self, names: Sequence[str] = (), *, volatile: bool = False) -> list[LabHost]:
-        """Boots the named hosts, or all, and waits until SSH answers. What is up already stays as it is.
+        """Boots the named hosts, or all, and waits until SSH answers. Hosts that are up stay as they are.
 
-        Frozen and unplugged hosts are left in that state. Returns the hosts that were asked for.
+        Frozen and unplugged hosts stay frozen and unplugged. Returns the hosts that were asked for.
         """
         for name in names:
             self.source.host(name)
@@ -72,7 +72,7 @@ class Lifecycle(KnownLab):
                 elif recorded in in_use and in_use[recorded] != self.place.cable:
                     raise Failure(
                         f"The block {recorded} of the lab {self.name} is in use by {in_use[recorded]}.",
-                        "Bring that one down, or destroy this lab: its hosts know their addresses.",
+                        "Shut that one down. Or destroy this lab, as its hosts cannot change their addresses.",
                         Exit.UNAVAILABLE,
                     )
                 else:
@@ -82,7 +82,7 @@ class Lifecycle(KnownLab):
             return wiring
 
     def _make_key(self) -> None:
-        """Makes the key that opens the hosts. Who called sudo may use it too."""
+        """Makes the SSH key of the hosts. The user who called sudo may use it too."""
         key = self.place.key
         if not key.with_suffix(".pub").is_file():
             key.unlink(missing_ok=True)
@@ -100,13 +100,13 @@ class Lifecycle(KnownLab):
         states = {host.name: host.state(down) for host in hosts}
         for name, state in states.items():
             if state in {"frozen", "unplugged"}:
-                console.print(f"{name} is {state} and stays so; lab.heal ends that")
+                console.print(f"{name} is {state} and stays so; to end that: ./inv lab.heal")
         off = [host for host in hosts if states[host.name] == "stopped"]
         for host in off:
             if not host.image.is_dir():
                 raise Failure(
                     f"The image of {host.name} is gone: {host.image}",
-                    "Hosts cannot live without it. Make the lab anew: ./inv lab.destroy; ./inv lab.up",
+                    "Hosts cannot run without it. Make the lab again: ./inv lab.destroy; ./inv lab.up",
                     Exit.UNAVAILABLE,
                 )
         self._each("switching hosts on", off, lambda host: host.start(wiring))
@@ -114,7 +114,7 @@ class Lifecycle(KnownLab):
         self._each("waiting for SSH", waiting, LabHost.wait_ready, threads=len(waiting))
 
     def _each(self, what: str, hosts: Sequence[LabHost], act: Callable[[LabHost], object], threads: int = 4) -> None:
-        """Does the same to several hosts beside each other. All are tried; then the first failure is raised."""
+        """Calls `act` for several hosts at the same time. All are tried; then the first failure is raised."""
         if not hosts:
             return
         with ThreadPoolExecutor(max_workers=threads) as pool, progress(what, len(hosts)) as advance:
@@ -148,9 +148,9 @@ class Lifecycle(KnownLab):
         network.drop_network(self.place)
 
     def destroy(self) -> bool:
-        """Removes the lab with its disks and snapshots, whatever state it is in; says whether there was anything.
+        """Removes the lab with its disks and snapshots, whatever its state; returns whether there was anything.
 
-        Works from names alone, so it also cleans up after a crash at any point of any other method.
+        It needs only names, so it also cleans up after a crash at any point of any other method.
         """
         machine.require_root()
         there = (

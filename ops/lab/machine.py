@@ -1,4 +1,4 @@
-"""What this machine must have before a lab can run on it, asked for all at once and before anything is started."""
+"""Checks that this machine can run a lab, before anything is started, and installs missing packages."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FILES = {sources.KEYRING: "debian-archive-keyring"}
 LOOP_CONTROL = Path("/dev/loop-control")
 INOTIFY_LIMIT = Path("/proc/sys/fs/inotify/max_user_instances")
 CACHE_UNIT = "apt-cacher-ng.service"
-# Somebody else may be installing something; seconds.
+# Another process may be installing something; in seconds.
 _WAIT_FOR_DPKG = ("-o", "DPkg::Lock::Timeout=120")
 
 # Measured: an image is 0.3 GB; a host with its role's packages grows to about 1 GB; uploads of tests come on top.
@@ -51,14 +51,14 @@ def require_root() -> None:
     """Raises Failure unless this process may make namespaces and mounts."""
     if os.geteuid() != 0:
         raise Failure(
-            "The lab makes network namespaces and mounts, and only root may.",
+            "The lab makes network namespaces and mounts, which only root may do.",
             "Run the same command as root: sudo ./inv ...",
             Exit.NO_PERMISSION,
         )
 
 
 def missing_packages() -> list[str]:
-    """Debian packages that the lab needs and this machine has not got."""
+    """Debian packages that the lab needs and this machine lacks."""
     missing = {package for program, package in PROGRAMS.items() if shutil.which(program, path=_path()) is None}
     missing |= {package for file, package in FILES.items() if not file.exists()}
     return sorted(missing)
@@ -70,9 +70,9 @@ def _path() -> str:
 
 
 def ensure_packages() -> None:
-    """Installs what the lab needs, with apt-get where there is one.
+    """Installs what the lab needs, with apt-get.
 
-    Raises Failure with the names of the packages elsewhere, or if apt-get fails.
+    Raises Failure if apt-get fails; without apt-get, Failure with the names of the missing packages.
     """
     missing = missing_packages()
     if not missing:
@@ -86,13 +86,13 @@ def ensure_packages() -> None:
     if left:
         raise Failure(
             f"apt-get installed everything, but {', '.join(_programs_of(left))} cannot be found.",
-            f"Look at the packages: dpkg -l {' '.join(left)}",
+            f"See what is wrong with the packages: dpkg -l {' '.join(left)}",
             Exit.UNAVAILABLE,
         )
 
 
 def install(*packages: str) -> None:
-    """Installs Debian packages of the machine. Raises Failure if apt-get does or if this is not root."""
+    """Installs Debian packages on the machine. Raises Failure if apt-get fails or if this is not root."""
     require_root()
     with _alone():
         _apt_get("update")
@@ -102,7 +102,7 @@ def install(*packages: str) -> None:
 def _install_missing() -> None:
     missing = missing_packages()
     if not missing:
-        return  # another lab that came up at the same time was first
+        return  # another lab, which started at the same time, has installed them
     console.print(f"installing what the lab needs on this machine: {' '.join(missing)}")
     _apt_get("update")
     others = [package for package in missing if package != "apt-cacher-ng"]
@@ -114,7 +114,7 @@ def _install_missing() -> None:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Holds other labs of this machine back: apt-get gives up at once where another one is at work on its lists."""
+    """Lets one lab of this machine install at a time: apt-get fails at once if another one is updating its lists."""
     LABS.mkdir(parents=True, exist_ok=True)
     with (LABS.parent / "packages.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -146,16 +146,16 @@ def _apt_get(*words: str, prefix: tuple[str, ...] = ()) -> None:
     if done.returncode:
         raise Failure(
             f"apt-get {' '.join(words)} failed:\n{(done.stderr or done.stdout).strip()[-3000:]}",
-            "Mend this machine's package sources and run the same command again.",
+            "Correct this machine's package sources and run the same command again.",
             Exit.UNAVAILABLE,
         )
 
 
 def _install_cache_unstarted() -> None:
-    """Installs apt-cacher-ng so that its own service never runs, neither now nor at the next boot.
+    """Installs apt-cacher-ng without its own service, which must run neither now nor after the next boot.
 
-    Its unit is masked before it exists. Where systemd is not PID 1 the package would start it by invoke-rc.d; during
-    this one installation, in a mount namespace of its own, that is a program that does nothing.
+    Its unit is masked before it exists. If systemd is not PID 1, the package would start the service by invoke-rc.d:
+    for this installation only, in a mount namespace, a program that does nothing replaces invoke-rc.d.
     """
     mask = Path("/etc/systemd/system") / CACHE_UNIT
     mask.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def _install_cache_unstarted() -> None:
 
 
 def require_capable(new_hosts: int) -> None:
-    """Raises Failure with everything that keeps a lab with `new_hosts` more hosts from running here."""
+    """Raises Failure with every reason why a lab with `new_hosts` more hosts cannot run here."""
     problems = list(_problems(new_hosts))
     if problems:
         raise Failure(
@@ -184,9 +184,9 @@ def _problems(new_hosts: int) -> list[tuple[str, str]]:
         return [(f"it runs {platform.system()}", "use a Linux machine, real or virtual")]
     found = []
     if os.geteuid() != 0:
-        found.append(("the lab makes namespaces and mounts, and only root may", "sudo ./inv ..."))
+        found.append(("the lab makes namespaces and mounts, which only root may do", "sudo ./inv ..."))
     missing = missing_packages()
-    if missing and shutil.which("apt-get") is None:  # where it is, ensure_packages installs them
+    if missing and shutil.which("apt-get") is None:  # otherwise ensure_packages installs them
         found.append((_lacks(missing), _packages(missing)))
     group = cgroups.mount_point()
     if group is None:
@@ -200,7 +200,7 @@ def _problems(new_hosts: int) -> list[tuple[str, str]]:
     ]
     if not LOOP_CONTROL.exists():
         found.append(("it has no loop devices (/dev/loop-control)", "modprobe loop, or give the container /dev/loop*"))
-    if os.geteuid() == 0 and "iproute2" not in missing:  # else the question cannot be asked
+    if os.geteuid() == 0 and "iproute2" not in missing:  # otherwise this cannot be tested
         found += [
             (f"its kernel cannot make a network interface of type {kind}", f"modprobe {kind}")
             for kind in ("bridge", "veth")
@@ -219,16 +219,16 @@ def _problems(new_hosts: int) -> list[tuple[str, str]]:
     if os.geteuid() == 0 and (left := _inotify_left()) < new_hosts * HOST_INOTIFY:
         found.append(
             (
-                f"its kernel lets root watch files in {left} more places, and {new_hosts} new hosts need "
+                f"its kernel lets root have {left} more inotify instances, and {new_hosts} new hosts need "
                 f"{new_hosts * HOST_INOTIFY}: systemd would not start in them",
-                f"sysctl fs.inotify.{INOTIFY_LIMIT.name}=1024, or end labs that nobody needs",
+                f"sysctl fs.inotify.{INOTIFY_LIMIT.name}=1024, or destroy labs that nobody needs (lab.destroy)",
             )
         )
     return found
 
 
 def _inotify_left() -> int:
-    """How many more instances of inotify(7) root may have, with those of all labs counted."""
+    """How many more instances of inotify(7) root may make; those in the hosts of all labs count too."""
     used = 0
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended meanwhile
@@ -238,7 +238,7 @@ def _inotify_left() -> int:
 
 
 def inotify_instances(process: Path) -> int:
-    """How many a process has, by its folder in /proc."""
+    """How many inotify instances a process has, by its folder in /proc."""
     found = 0
     for file in (process / "fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
@@ -256,7 +256,7 @@ def _filesystem(kind: str) -> bool:
 
 
 def _link_type(kind: str) -> bool:
-    """Whether the kernel knows the type of interface; asked by making one in a namespace that ends at once."""
+    """Whether the kernel knows the type of interface; tests it in a network namespace that ends at once."""
     asked = subprocess.run(
         ["unshare", "--net", "ip", "link", "add", "asked", "type", kind], check=False, capture_output=True
     )

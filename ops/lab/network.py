@@ -2,14 +2,14 @@
 
     machine --[lh-<lab> .1]----[machine]-- bridge --[web1]----[eth0 .21]-- host web1
 
-A *sealed* lab keeps the addresses of its inventory, which are those of real hosts somewhere. Nothing joins it to the
-machine: there is no cable, the bridge's namespace has the gateways' addresses itself and forwards between the subnets,
-and whoever wants to reach the hosts must be inside (`within`, or nsenter).
+A *sealed* lab keeps the addresses of its inventory, which are those of real hosts somewhere. So it has no cable to the
+machine: the bridge's namespace itself has the gateways' addresses and forwards between the subnets. A process reaches
+the hosts only from inside that namespace (`within`, or nsenter).
 
-The bridge's namespace and the hosts have an unreachable default route, the machine does not forward for them, and the
-machine has an unreachable route for the whole of 198.18.0.0/15 (RFC 2544, set aside for benchmarks): a packet to a
-host of a lab that is down is refused here rather than sent out. The block of a lab that is up is what the kernel has on
-its cable.
+The bridge's namespace and the hosts have an unreachable default route, and the machine does not forward for them. The
+machine has an unreachable route for 198.18.0.0/15 (RFC 2544, reserved for benchmarks), so that a packet to a host of a
+lab that is down is refused and not sent out. For a lab that is up, the kernel is the record of its block: the address
+on its cable.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Block = ipaddress.IPv4Network
 class Wiring:
     """The subnets of a lab, each with the address of its gateway.
 
-    Sealed: the operators' networks, too, are among the subnets, and `operator` is the address that whoever works inside
-    has, because the hosts let in nobody from elsewhere.
+    In a sealed lab, the operators' networks are subnets too, and processes inside use the address `operator`: the hosts
+    accept connections from operators only.
     """
 
     subnets: Mapping[Block, str]
@@ -50,17 +50,17 @@ class Wiring:
 
     @classmethod
     def of_block(cls, block: Block) -> Wiring:
-        """A lab with one block, at whose gateway the machine is."""
+        """A lab with one block; the machine has the gateway's address."""
         return cls({block: gateway(block)})
 
     @classmethod
     def of_sites(cls, sites: Sequence[str], operators: Sequence[str], taken: Collection[str]) -> Wiring:
         """A sealed lab with these networks; `taken` are addresses of hosts, which no gateway may have."""
-        # Who lets in half the world (0.0.0.0/0) lets in the gateways of the sites too.
+        # Networks as wide as 0.0.0.0/0 are left out: they contain the gateways of the sites anyway.
         narrow = [text for text in operators if ipaddress.IPv4Network(text).prefixlen >= SHORTEST_PREFIX]
         subnets: dict[Block, str] = {}
         for network in (ipaddress.IPv4Network(text) for text in (*sites, *narrow)):
-            # From the last one down; the very last is for broadcasts.
+            # From the highest address down; the very highest is for broadcasts.
             numbers = range(network.num_addresses - 2, 0, -1)
             addresses = (str(network.network_address + number) for number in numbers)
             subnets[network] = next(address for address in addresses if address not in taken)
@@ -68,7 +68,7 @@ class Wiring:
 
     @property
     def first(self) -> Block:
-        """The subnet that clients get addresses of, and whose gateway has the package cache."""
+        """The subnet of the clients' addresses; its gateway has the package cache."""
         return next(iter(self.subnets))
 
     @property
@@ -77,13 +77,13 @@ class Wiring:
         return self.subnets[self.first]
 
     def subnet_of(self, address: str) -> Block:
-        """The subnet that an address stands in. Raises Failure if it stands in none."""
+        """The subnet of an address. Raises Failure if the address is in none of the subnets."""
         found = ipaddress.IPv4Address(address)
         for subnet in self.subnets:
             if found in subnet:
                 return subnet
         raise Failure(
-            f"{address} stands in none of the networks {', '.join(map(str, self.subnets))}.",
+            f"{address} is in none of the networks {', '.join(map(str, self.subnets))}.",
             "Correct site_subnets or the address in the inventory.",
             Exit.BAD_CONFIGURATION,
         )
@@ -105,7 +105,7 @@ def block_of(place: Place) -> Block | None:
 
 
 def blocks_in_use() -> dict[Block, str]:
-    """Blocks of the benchmark range that the machine has an address in or a route to, and by which interface."""
+    """Blocks of the benchmark range that the machine has an address in or a route to: block -> interface."""
     used: dict[Block, str] = {}
     for link in _links("-4", "address", "show"):
         for address in link.get("addr_info", []):
@@ -118,7 +118,7 @@ def blocks_in_use() -> dict[Block, str]:
 
 
 def _blocks_of(network: ipaddress.IPv4Network) -> list[Block]:
-    """The blocks of the range that a network has addresses of."""
+    """The blocks of the range that overlap with a network."""
     if not network.overlaps(RANGE):
         return []
     if network.prefixlen >= 24:
@@ -129,8 +129,8 @@ def _blocks_of(network: ipaddress.IPv4Network) -> list[Block]:
 def choose_block(wanted: Block, used: dict[Block, str]) -> Block:
     """The wanted block if it is free, else the next free one of the range.
 
-    A block outside the range belongs to real hosts: one of the range always stands in for it. Raises Failure when none
-    of the 512 is free.
+    A block outside the range belongs to real hosts, so a block of the range is used in its place. Raises Failure if
+    none of the 512 blocks is free.
     """
     every = list(RANGE.subnets(new_prefix=24))
     start = every.index(wanted) if wanted.subnet_of(RANGE) else 0
@@ -139,7 +139,7 @@ def choose_block(wanted: Block, used: dict[Block, str]) -> Block:
             return block
     raise Failure(
         f"All {len(every)} blocks of {RANGE} are in use: there is no address left for another lab.",
-        f"End a lab that nobody needs: ls {LABS}; LONGHAUL_LAB=NAME ./inv lab.destroy",
+        f"Destroy a lab that nobody needs: ls {LABS}; LONGHAUL_LAB=NAME ./inv lab.destroy --yes",
         Exit.UNAVAILABLE,
     )
 
@@ -150,12 +150,12 @@ def gateway(block: Block) -> str:
 
 
 def raise_network(place: Place, wiring: Wiring) -> None:
-    """Makes the lab's namespace, bridge and cable, and the machine's unreachable route, where they are not there."""
+    """Makes the lab's namespace, bridge and cable, and the machine's unreachable route, if they are missing."""
     inside = _raise_bridge(place)
     if wiring.sealed:
         _raise_gateways(place, wiring)
         return
-    # By its metric the last choice: a route that the machine has for these addresses stays and goes first.
+    # Its metric makes it the last choice: a route that the machine already has for these addresses comes first.
     run(["ip", "route", "replace", "unreachable", str(RANGE), "metric", str(2**31)])
     if not _exists(place.netns, MACHINE_PORT):
         run(["ip", "link", "add", place.cable, "type", "veth", "peer", "name", MACHINE_PORT, "netns", place.netns])
@@ -178,12 +178,12 @@ def _raise_bridge(place: Place) -> list[str]:
 
 
 def _raise_gateways(place: Place, wiring: Wiring) -> None:
-    """Gives a sealed lab's own namespace the gateways' addresses, and lets it forward between the subnets."""
+    """Gives the namespace of a sealed lab the gateways' addresses, and lets it forward between the subnets."""
     inside = ["ip", "-netns", place.netns]
     for subnet, address in wiring.subnets.items():
         run([*inside, "address", "replace", f"{address}/{subnet.prefixlen}", "dev", BRIDGE])
     for subnet in wiring.subnets:
-        # Whoever works here speaks to all hosts with the operators' address.
+        # Processes in this namespace use the operators' address towards all hosts.
         if ipaddress.IPv4Address(wiring.operator) not in subnet:
             run([*inside, "route", "replace", str(subnet), "dev", BRIDGE, "src", wiring.operator])
     run(["ip", "netns", "exec", place.netns, "sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1"])
@@ -196,7 +196,7 @@ def is_up(place: Place) -> bool:
 
 @contextlib.contextmanager
 def within(place: Place) -> Iterator[None]:
-    """What this thread opens in the block, it opens in the lab's namespace. Other threads stay where they are."""
+    """In the block, this thread is in the lab's network namespace. Other threads are not affected."""
     with Path("/proc/thread-self/ns/net").open() as own, (NETNS / place.netns).open() as there:
         os.setns(there.fileno(), os.CLONE_NEWNET)
         try:
@@ -210,12 +210,12 @@ def _exists(netns: str, link: str) -> bool:
 
 
 def has_port(place: Place, name: str) -> bool:
-    """Whether the host or client hangs on the bridge, plugged in or not."""
+    """Whether the host or client has a port on the bridge, plugged in or not."""
     return (NETNS / place.netns).exists() and _exists(place.netns, port_name(name))
 
 
 def drop_network(place: Place) -> None:
-    """Removes everything that `raise_network`, `plug_in` and the faults made, whatever of it is there."""
+    """Removes everything that `raise_network`, `attach` and the faults made, as far as it exists."""
     for netns in sorted(NETNS.glob(f"{place.netns}.*")):
         run(["ip", "netns", "delete", netns.name], check=False)
     run(["ip", "link", "delete", place.cable], check=False)
@@ -224,7 +224,7 @@ def drop_network(place: Place) -> None:
 
 
 def attach(place: Place, netns: str, name: str, address: str, wiring: Wiring) -> None:
-    """Makes the namespace `netns` with one interface, eth0, that hangs on the bridge by the port of `name`."""
+    """Makes the namespace `netns` with one interface, eth0, which is connected to the bridge port of `name`."""
     detach(place, netns, name)
     port = port_name(name)
     subnet = wiring.subnet_of(address)
@@ -238,8 +238,8 @@ def attach(place: Place, netns: str, name: str, address: str, wiring: Wiring) ->
         ["ip", "-netns", netns, "-batch", "-"],
         text=(
             "link set lo up\n"
-            # Nobody speaks IPv6 here. An address of its own would come into force a second or two after the interface,
-            # and a browser that sees an address change breaks off all its connections.
+            # No IPv6 address: it would become valid a second or two after the interface is up, and a browser that sees
+            # an address change closes all its connections.
             "link set eth0 addrgenmode none\n"
             f"address add {address}/{subnet.prefixlen} broadcast {subnet.broadcast_address} dev eth0\n"
             "link set eth0 up\n"
@@ -249,7 +249,7 @@ def attach(place: Place, netns: str, name: str, address: str, wiring: Wiring) ->
 
 
 def detach(place: Place, netns: str, name: str) -> None:
-    """Removes the port and the namespace, which would go on answering for the addresses of a host that is off."""
+    """Removes the port and the namespace, which would still answer for the addresses of a host that is off."""
     if has_port(place, name):
         run(["ip", "-netns", place.netns, "link", "delete", port_name(name)], check=False)
     if (NETNS / netns).exists():
@@ -257,12 +257,12 @@ def detach(place: Place, netns: str, name: str) -> None:
 
 
 def set_link(place: Place, name: str, up: bool) -> None:
-    """Pulls out (or puts in) the host's cable at the bridge: the host sees its carrier go."""
+    """Plugs the host's cable into the bridge (`up`) or pulls it out: the host sees that its carrier is lost."""
     run(["ip", "-netns", place.netns, "link", "set", port_name(name), "up" if up else "down"])
 
 
 def ports_down(place: Place) -> set[str]:
-    """The bridge ports that are pulled out."""
+    """The bridge ports whose cables are pulled out."""
     if not (NETNS / place.netns).exists():
         return set()
     said = run(["ip", "-netns", place.netns, "-json", "link", "show", "master", BRIDGE], check=False)
@@ -287,10 +287,10 @@ def bits_per_second(rate: str) -> int:
 
 
 def shape(place: Place, netns: str, name: str, rate: str) -> None:
-    """Limits the line of a host or client to `rate`, each way by itself."""
+    """Limits the line of a host or client to `rate` in each direction."""
     bits = bits_per_second(rate)
-    # A bucket smaller than two full packets would let none through; a larger one than 10 ms of the line is a burst that
-    # a slow line has not got.
+    # A bucket smaller than two full packets would let no packet through; one larger than 10 ms of the line would allow
+    # bursts that a slow line does not have.
     burst = max(3000, bits // 8 // 100)
     limit = ["root", "tbf", "rate", f"{bits}bit", "burst", str(burst), "latency", "800ms"]
     run(["tc", "-netns", place.netns, "qdisc", "replace", "dev", port_name(name), *limit])
@@ -298,7 +298,7 @@ def shape(place: Place, netns: str, name: str, rate: str) -> None:
 
 
 def unshape(place: Place, netns: str, name: str) -> None:
-    """Takes the limit away. None there is not an error."""
+    """Removes the limit, if there is one."""
     run(["tc", "-netns", place.netns, "qdisc", "delete", "dev", port_name(name), "root"], check=False)
     run(["tc", "-netns", netns, "qdisc", "delete", "dev", "eth0", "root"], check=False)
 
@@ -308,7 +308,7 @@ def _nft(place: Place, commands: str) -> None:
 
 
 def partition(place: Place, one: str, other: str) -> None:
-    """Drops every frame between two hosts, both ways. Each goes on seeing everybody else."""
+    """Drops every frame between two hosts, both ways. Both still reach all others."""
     a, b = port_name(one), port_name(other)
     _nft(
         place,

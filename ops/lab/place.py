@@ -1,7 +1,7 @@
-"""Names and places: where a lab keeps its files, and what its objects in the kernel are called.
+"""The names of a lab's files, and of its objects in the kernel.
 
-Nothing here is state. Every name follows from the lab's and the host's, so a crashed lab can be found and removed
-with no other knowledge.
+Nothing here is state. Every name follows from the names of the lab and of the host, so a crashed lab can be found and
+removed by its name alone.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Place:
         if not LAB_NAME.fullmatch(chosen):
             raise Failure(
                 f"{chosen!r} is not a name for a lab.",
-                "Use a letter and up to 11 more letters, digits or hyphens, all small (LONGHAUL_LAB).",
+                "Use up to 12 small letters, digits or hyphens, and begin with a letter (LONGHAUL_LAB).",
                 Exit.USAGE,
             )
         return Place(chosen)
@@ -102,7 +102,7 @@ class Place:
 
 
 def port_name(host: str) -> str:
-    """The bridge port of a host: its name, shortened with a checksum where an interface name has no room for it."""
+    """The bridge port of a host: the host's name, or if that is too long for an interface, its start and a checksum."""
     if len(host) <= INTERFACE_LENGTH:
         return host
     return f"{host[:7]}~{hashlib.sha256(host.encode()).hexdigest()[:7]}"

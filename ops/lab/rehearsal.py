@@ -1,8 +1,8 @@
 """Rehearsals: any inventory as a lab, with its own names and addresses, and tasks that run within it.
 
-Nothing joins the lab of a rehearsal to the machine, so a task reaches its hosts only from within the lab's network
-namespace, and from there reaches nobody else. Whether this process is within one is what the kernel says of it: there
-is no switch that could be set and the rest forgotten.
+The lab of a rehearsal has no connection to the machine. A task reaches its hosts only from within the lab's network
+namespace, and from there it reaches nothing else. The kernel tells whether this process is in such a namespace:
+there is no variable that could be set by mistake.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ops.lab.lab import Lab
 from ops.lab.place import LABS, NETNS, Place
 
 OPTION = "--rehearse"
-# Names are those of the rehearsed site, and nobody else is asked for one.
+# Host names are resolved by a file with the names of the rehearsed site, and no name server is asked.
 _ENTER = """
 mount --bind "$1" /etc/hosts
 [ ! -e /etc/resolv.conf ] || mount --bind /dev/null "$(readlink -f /etc/resolv.conf)"
@@ -33,7 +33,7 @@ exec "$@"
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """One that this process is within: of an environment, in a lab."""
+    """The rehearsal that this process runs in: the name of its environment, and the place of its lab."""
 
     environment: str
     place: Place
@@ -41,7 +41,7 @@ class Rehearsal:
 
 @cache
 def current() -> Rehearsal | None:
-    """The rehearsal that this process is within, if it is within one."""
+    """The rehearsal that this process runs in, or None."""
     own = Path("/proc/self/ns/net").stat()
     for path in sorted(LABS.glob("*")):
         place = Place(path.name)
@@ -54,9 +54,9 @@ def current() -> Rehearsal | None:
 
 
 def enter(environment: str, words: Sequence[str]) -> NoReturn:
-    """Run `./inv` with these words within the rehearsal of an environment, and end as it ends.
+    """Replace this process by `./inv` with these words within the rehearsal of an environment.
 
-    Raises Failure if its lab is not up: then nothing is sent to anybody.
+    Raises Failure if the lab of the rehearsal is not up.
     """
     place = require_up(environment)
     hosts = place.directory / "hosts-within"
@@ -95,7 +95,7 @@ def words_within(line: Sequence[str], environment: str) -> list[str]:
             del words[number]
             break
     else:
-        raise Failure("The option cannot be found.", f"Write it in full: {OPTION}={environment}", Exit.USAGE)
+        raise Failure(f"The option {OPTION} is abbreviated.", f"Write it in full: {OPTION}={environment}", Exit.USAGE)
     return [*words, f"--env={environment}"]
 
 
@@ -106,7 +106,7 @@ def _names(place: Place) -> str:
     for host in known.hosts.values():
         found.append(f"{host.address} {host.name}")
         public = str(host.variables["public_name"])
-        if public not in named and not public[0].isdigit():  # that of the first data centre, as users are sent there
+        if public not in named and not public[0].isdigit():  # the first data centre's address: users are sent there
             found.append(f"{host.variables['public_address']} {public}")
             named.add(public)
     return "\n".join(found) + "\n"

@@ -1,4 +1,4 @@
-"""Running the machine's programs."""
+"""Runs programs of this machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def run(
 ) -> str:
     """Runs a program and returns its standard output.
 
-    `text` goes to its standard input. Raises Failure with what it wrote to standard error if it ends with another
-    code than 0 (unless `check` is off), and subprocess.TimeoutExpired after `seconds`.
+    `text` goes to its standard input. Raises Failure with its standard error if its exit code is not 0 (unless `check`
+    is off), and subprocess.TimeoutExpired after `seconds`.
     """
     done = subprocess.run(
         [str(word) for word in command],

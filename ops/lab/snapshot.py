@@ -1,7 +1,7 @@
-"""Snapshots: copies of all disks of a lab, taken while its hosts are off.
+"""The files of a snapshot: copies of all disks of a lab, made while its hosts are off.
 
-A copy shares its blocks with the original where the machine's filesystem can do that (XFS, btrfs) and else takes the
-space that was written, not the size of the disk.
+On a filesystem that can do it (XFS, btrfs), a copy shares its blocks with the original. Elsewhere it needs the space
+that was written to the disk, not the size of the disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PARTS = ("disk.img", "first", "image")
 
 
 def names(place: Place) -> list[str]:
-    """The snapshots that are whole, oldest first."""
+    """The complete snapshots, oldest first."""
     found = [path for path in place.snapshots.glob("*") if not path.name.startswith(".")]
     return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
 
@@ -43,11 +43,11 @@ def require_name(name: str) -> None:
 def require_possible(place: Place, name: str, hosts: Sequence[LabHost]) -> None:
     """Raises Failure if a snapshot cannot be taken: no hosts, no disks, a name that is used, or too little space."""
     if not hosts:
-        raise Failure("The lab has no hosts to keep.", "Start it: ./inv lab.up", Exit.TEMPORARY)
+        raise Failure("The lab has no hosts to take a snapshot of.", "Start it: ./inv lab.up", Exit.TEMPORARY)
     volatile = [host.name for host in hosts if host.volatile]
     if volatile:
         raise Failure(
-            f"Volatile hosts have no disk to keep: {', '.join(volatile)}.", "Make them without --volatile.", Exit.USAGE
+            f"Volatile hosts have no disk to copy: {', '.join(volatile)}.", "Make them without --volatile.", Exit.USAGE
         )
     if name in names(place):
         raise Failure(
@@ -66,7 +66,7 @@ def require_possible(place: Place, name: str, hosts: Sequence[LabHost]) -> None:
 
 
 def take(place: Place, name: str, hosts: Sequence[LabHost]) -> None:
-    """Copies the disks of hosts that are off. A snapshot is there whole or not at all."""
+    """Copies the disks of hosts that are off. A snapshot is there completely or not at all."""
     scratch = place.snapshots / ".taking"
     run(["rm", "-rf", "--one-file-system", scratch])
     for host in hosts:
@@ -78,7 +78,7 @@ def take(place: Place, name: str, hosts: Sequence[LabHost]) -> None:
 
 
 def put_back(place: Place, name: str) -> None:
-    """Replaces all hosts by those of the snapshot. Hosts made since are removed with what they hold."""
+    """Replaces all hosts by those of the snapshot. Hosts that were made later are removed with their data."""
     hosts, scratch, old = place.directory / "hosts", place.directory / ".restoring", place.directory / ".restored"
     for leftover in (scratch, old):
         run(["rm", "-rf", "--one-file-system", leftover])
@@ -108,7 +108,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def wait_for_disks(place: Place, seconds: float = 30.0) -> None:
-    """Waits until the kernel has let go of every disk of the lab."""
+    """Waits until the kernel has detached every disk of the lab."""
     deadline = time.monotonic() + seconds
     while attached := _attached(place):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The snapshots of a lab: taken, put back and removed, with its hosts shut down and booted around that."""
+"""Takes, restores and removes snapshots of a lab; shuts its hosts down before and boots them afterwards."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ops.progress import progress
 
 
 class Snapshots(Lifecycle):
-    """A lab whose state can be kept and put back."""
+    """A lab whose disks can be kept in snapshots and restored."""
 
     def snapshots(self) -> list[str]:
         """Names of the lab's snapshots."""
         return snapshot.names(self.place)
 
     def snapshot(self, name: str) -> None:
-        """Keeps the state of all disks under a name. Running hosts are shut down for it and started again."""
+        """Takes a snapshot of all disks. Running hosts are shut down for it and started again."""
         machine.require_root()
         self._require()
         snapshot.require_name(name)
@@ -56,5 +56,5 @@ class Snapshots(Lifecycle):
             self._boot([host for host in self.hosts().values() if host.exists()], wiring)
 
     def drop_snapshot(self, name: str) -> None:
-        """Removes a snapshot. None of that name is not an error."""
+        """Removes a snapshot, if there is one of that name."""
         snapshot.drop(self.place, name)

@@ -1,4 +1,4 @@
-"""Where the lab gets Debian's packages from: the mirror that the machine uses, or the one that a setting names."""
+"""The Debian mirror that a lab uses: the one that the machine's apt uses, or what LONGHAUL_DEBIAN_MIRROR names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLIC = "http://deb.debian.org/debian"
 
 @dataclass(frozen=True)
 class Mirror:
-    """Two URLs without a slash at the end: of the main archive and of the security archive."""
+    """The URLs of the main archive and of the security archive, without a slash at the end."""
 
     main: str
     security: str

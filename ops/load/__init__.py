@@ -1,1 +1,1 @@
-"""Load tests: many clients with lines of their own speed, and the pages they look at, measured while they last."""
+"""Load tests: many clients upload at chosen speeds while others look at pages, and every request is measured."""

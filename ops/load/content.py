@@ -1,4 +1,4 @@
-"""Files that need no disk: any part of them can be made at any time, and no two of them are alike."""
+"""The content of test files, made on demand and not on disk: any part at any time, and different for each file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Content:
 
     def __init__(self, size: int, seed: str) -> None:
         self.size = size
-        # A block is its number and then always the same random bytes: as different as its neighbours need to be.
+        # A block is its number, then always the same random bytes: that is enough for no two blocks to be equal.
         self._random = random.Random(seed).randbytes(BLOCK - _COUNTER)  # noqa: S311 - test data, not a secret
 
     def read(self, offset: int, length: int) -> bytes:

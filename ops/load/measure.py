@@ -1,4 +1,4 @@
-"""What a load test has seen: every request's latency, what failed, and how the bytes went, second by second."""
+"""The measurements of a load test: the latency of every request, failures, and bytes sent per second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAILURES_KEPT = 100
 
 
 class RequestKind(StrEnum):
-    """Requests whose latency says something; that of a PATCH is the length of its body."""
+    """Requests whose latency is measured. PATCH is not among them: its duration depends on the length of its body."""
 
     PAGE = "page"
     CREATE = "create"
@@ -22,7 +22,7 @@ class RequestKind(StrEnum):
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one kind of requests, in seconds."""
+    """The latency of one kind of request, in seconds."""
 
     requests: int
     median: float
@@ -34,9 +34,9 @@ class Latency:
 class Measure:
     """Filled while a load runs. Times are seconds since its beginning.
 
-    `interruptions` are ends of a PATCH that the site made and a tus client goes on after (423, 409, a connection closed
-    without an answer): what a hand-over looks like from outside. `resumed_after` are the seconds from each to the
-    offset that the client goes on from. Everything else that is not as it should be is in `failures`.
+    `interruptions`: times at which the site ended a PATCH in a way that lets a tus client continue (423, 409, or a
+    connection closed without an answer), as a hand-over does. `resumed_after`: for each, the seconds until the client
+    had the offset to continue from. `failures`: everything else that should not happen.
     """
 
     began: float = field(default_factory=time.monotonic)
@@ -57,21 +57,21 @@ class Measure:
         return time.monotonic() - self.began
 
     def bytes_sent(self, count: int) -> None:
-        """Bytes that the client's kernel has taken."""
+        """Count bytes that the client has handed to its kernel."""
         self.sent[int(self.now())] += count
 
     def request(self, kind: RequestKind, began: float) -> None:
-        """A request that was answered as it should be; `began` as `now` was when it was sent."""
+        """Note a request that was answered correctly; `began` is the value of `now` when it was sent."""
         self.latencies[kind].append((began, self.now() - began))
 
     def failure(self, what: str) -> None:
-        """Something that must not happen. The first ones are kept word by word, all are counted."""
+        """Note something that must not happen. All failures are counted; the text is kept of the first ones only."""
         self.failed += 1
         if len(self.failures) < FAILURES_KEPT:
             self.failures.append((self.now(), what))
 
     def latency(self, kind: RequestKind) -> Latency:
-        """Of all requests of a kind; zeros if there was none."""
+        """The latency of all requests of a kind; zeros if there was none."""
         seconds = sorted(length for _, length in self.latencies[kind])
         if not seconds:
             return Latency(0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""What a load consists of. Sizes are bytes, rates bytes per second, times seconds."""
+"""The load profiles: which clients upload what, and how fast; in bytes, bytes per second and seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FULL_SPEED = 0
 class Group:
     """`clients` that upload one file of `size` each, all at once, no faster than `rate`.
 
-    On the way each makes `stalls` pauses, and breaks its connection `cuts` times.
+    While uploading, each client pauses `stalls` times and breaks its connection `cuts` times.
     """
 
     clients: int
@@ -26,7 +26,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Profile:
-    """Groups of clients and the pages that others ask for meanwhile; ends after `seconds` at the latest."""
+    """Groups of clients that upload, and the page requests meanwhile; `seconds` is the limit of the whole load."""
 
     about: str
     groups: tuple[Group, ...]
@@ -35,7 +35,7 @@ class Profile:
 
     @property
     def clients(self) -> int:
-        """How many upload."""
+        """The number of clients that upload."""
         return sum(group.clients for group in self.groups)
 
     @property
@@ -46,7 +46,7 @@ class Profile:
 
 PROFILES = {
     "quick": Profile(
-        "a look whether everything works, within a minute",
+        "a quick check that everything works, within a minute",
         (
             Group(2, 50 * MB, cuts=1),
             Group(2, 1500 * KB, rate=50 * KB, cuts=1),
@@ -77,9 +77,9 @@ PROFILES = {
         seconds=900,
     ),
     "deploy": Profile(
-        "what must not notice a deployment: three large files, seventeen slow ones, and busy pages",
+        "a load that a deployment must not disturb: three large files, seventeen slow ones, and busy pages",
         (
-            # At work for a quarter of an hour: longer than a deployment and the way back take on a small machine.
+            # Runs for a quarter of an hour: longer than a deployment and a rollback take on a small machine.
             Group(3, 1 * GB, rate=1 * MB),
             Group(9, 50 * MB, rate=50 * KB),
             Group(8, 5 * MB, rate=5 * KB),

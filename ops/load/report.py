@@ -1,4 +1,4 @@
-"""What a load test found, as a table for the terminal, a picture over time, and JSON for programs."""
+"""The report of a load test: tables for the terminal, a picture over time, and JSON for programs."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def uploads_table(profile: Profile, measure: Measure) -> Table:
         ("created", str(measure.created)),
         ("processed, with the SHA-256 of what was sent", str(measure.done)),
         ("sent, MB", f"{measure.sent.total() / MB:.1f}"),
-        ("of it sent again, MB", f"{measure.sent_again / MB:.1f}"),
-        ("MB/s in the mean of the sending", f"{measure.sent.total() / MB / seconds:.1f}"),
-        ("pauses and cuts of the clients' own", f"{measure.stalls} and {measure.cuts}"),
+        ("of these sent again, MB", f"{measure.sent_again / MB:.1f}"),
+        ("MB/s on average while sending", f"{measure.sent.total() / MB / seconds:.1f}"),
+        ("pauses and cuts made by the clients", f"{measure.stalls} and {measure.cuts}"),
         ("interruptions by the site", str(len(measure.interruptions))),
         ("longest time until one was resumed, s", f"{max(measure.resumed_after, default=0):.1f}"),
         ("failed", f"[bold red]{measure.failed}" if measure.failed else "0"),

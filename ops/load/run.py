@@ -1,4 +1,4 @@
-"""Runs a load beside whatever else happens, in a thread of its own."""
+"""Runs a load in a thread of its own, so that other things can be done meanwhile."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ REMOVE_SECONDS = 60.0
 
 
 class Load:
-    """A load on a site: begins with the `with` block, whose end stops it, wherever it is, and removes its uploads.
+    """A load on a site. It begins with the `with` block; the end of the block stops it and removes its uploads.
 
-    In the block, `wait` lets it come to its end by itself.
+    To let the load finish first, call `wait` in the block.
     """
 
     def __init__(self, access: Access, profile: Profile, *, name: str) -> None:
-        """`name` makes the names of the files; the same name makes the same files."""
+        """`name` determines the names and the content of the files: the same name gives the same files."""
         self.profile = profile
         self.measure = Measure()
         self.uploads: list[Upload] = []
@@ -59,7 +59,7 @@ class Load:
 
     @property
     def acknowledged(self) -> int:
-        """Bytes of all uploads together that the site has acknowledged or taken."""
+        """Bytes that the site has acknowledged, of all uploads together."""
         return sum(upload.acknowledged for upload in self.uploads)
 
     def hurry(self) -> None:
@@ -73,7 +73,7 @@ class Load:
         except TimeoutError as error:
             bound = self.profile.seconds if seconds is None else seconds
             raise Failure(
-                f"The load did not come to its end within {bound:.0f} s: "
+                f"The load did not finish within {bound:.0f} s: "
                 f"{self.measure.done} of {self.profile.clients} uploads were processed.",
                 "See: ./inv status. A slower machine needs a smaller --profile.",
             ) from error
@@ -128,7 +128,7 @@ class Load:
             self._whole.cancel()
 
     def _session(self) -> aiohttp.ClientSession:
-        """With connections and cookies of its own."""
+        """A session with connections and cookies of its own."""
         trusted = ssl.create_default_context(cafile=self._access.ca_file or None)
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=trusted, limit=0),

@@ -1,7 +1,7 @@
-"""A tus 1.0 client (https://tus.io/protocols/resumable-upload) on a line of its own speed, which counts what it meets.
+"""A tus 1.0 client (https://tus.io/protocols/resumable-upload) that uploads at a chosen speed and counts what happens.
 
-It goes on as tus-js-client does by default: after 0, 1, 3 and 5 s, beginning anew with 0 s whenever bytes were
-acknowledged, and after the last it has failed.
+It retries as tus-js-client does by default: after 0, 1, 3 and 5 s, and from 0 s again whenever bytes were acknowledged.
+After the last retry it has failed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ops.load.profile import Group
 
 RETRY_SECONDS = (0.0, 1.0, 3.0, 5.0)
 STALL_SECONDS = 20.0
-"""Shorter than the application's patience with a client that sends nothing (policy_idle_seconds)."""
+"""Shorter than the time for which the application waits for a client that sends nothing (policy_idle_seconds)."""
 AFTER_CUT_SECONDS = 1.0
 ANSWER_SECONDS = 75.0
 """Longer than the application holds a HEAD."""
@@ -45,7 +45,7 @@ class _Cut(Exception):
 
 
 class Upload:
-    """One file on its way. `hurry` is set when the rest shall be sent at full speed."""
+    """The upload of one file. When `hurry` is set, the rest is sent at full speed."""
 
     def __init__(
         self, name: str, group: Group, *, url: str, http: aiohttp.ClientSession, measure: Measure, hurry: asyncio.Event
@@ -66,7 +66,7 @@ class Upload:
         self._stalls = sorted(dice.randrange(1, group.size) for _ in range(group.stalls))
 
     async def run(self) -> None:
-        """Upload, and wait until the file was processed; failures are measured, not raised."""
+        """Upload, and wait until the file was processed. Failures are counted, not raised."""
         try:
             await self._create()
             await self._send_all()
@@ -101,7 +101,7 @@ class Upload:
         self._measure.created += 1
 
     async def _send_all(self) -> None:
-        """PATCH until everything is acknowledged, asking for the offset after each end that came too early."""
+        """Send PATCH requests until everything is acknowledged; after each one that ended early, ask for the offset."""
         complete, attempt = await self._patch(), 0
         while not complete:
             if attempt == len(RETRY_SECONDS):
@@ -112,12 +112,12 @@ class Upload:
             attempt = 0 if self.acknowledged > before else attempt + 1
 
     async def _patch(self) -> bool:
-        """Send from the acknowledged offset on; whether the site took everything."""
+        """Send the file from the acknowledged offset on; returns whether the site took all of it."""
         offset = self.acknowledged
         headers = TUS | BYTES | {"Upload-Offset": str(offset), "Content-Length": str(self._group.size - offset)}
         cuts = len(self._cuts)
         try:
-            # No bound in time: at 5 KB/s a body takes days. The bound of the whole load ends it.
+            # No time limit: at 5 KB/s a body takes days. The limit of the whole load ends it.
             async with self._http.patch(
                 self._location, data=self._body(offset), headers=headers, timeout=_FOREVER
             ) as answer:
@@ -126,7 +126,7 @@ class Upload:
                     return True
                 if answer.status not in GO_ON:
                     raise _Failed(f"PATCH at byte {offset} answered {answer.status} {await _text(answer)}")
-                answer.close()  # or it would go on sending what nobody reads
+                answer.close()  # otherwise the client would continue to send
         except (aiohttp.ClientError, OSError):
             if len(self._cuts) < cuts:
                 self._measure.cuts += 1
@@ -137,17 +137,17 @@ class Upload:
         return False
 
     async def _ask(self) -> bool:
-        """HEAD; whether it told the offset."""
+        """Send HEAD; returns whether the answer had the offset."""
         began = self._measure.now()
         try:
             async with self._http.head(self._location, headers=TUS, timeout=_answer_within()) as answer:
                 if answer.status == HTTPStatus.LOCKED:
                     return False
                 if answer.status != HTTPStatus.OK:
-                    raise _Failed(f"HEAD answered {answer.status}: real clients begin anew after that")
+                    raise _Failed(f"HEAD answered {answer.status}: real clients start a new upload after that")
                 offset = int(answer.headers["Upload-Offset"])
         except (aiohttp.ClientError, OSError):
-            # Closed without an answer, or nobody there: a client asks again.
+            # The connection was closed without an answer, or refused: a client asks again.
             return False
         self._measure.request(RequestKind.OFFSET, began)
         if self._interrupted is not None:
@@ -159,11 +159,11 @@ class Upload:
 
     def _acknowledge(self, offset: int) -> None:
         if offset < self.acknowledged:
-            raise _Failed(f"lost: byte {self.acknowledged} was acknowledged, now the offset is {offset}")
+            raise _Failed(f"bytes are lost: {self.acknowledged} were acknowledged, now the offset is {offset}")
         self.acknowledged = offset
 
     async def _body(self, offset: int) -> AsyncIterator[bytes]:
-        """The rest of the file at the line's speed, with this client's pauses; raises _Cut where it is to be cut."""
+        """The rest of the file at the line's speed, with this client's pauses; raises _Cut where the client cuts."""
         rate = self._group.rate
         largest = min(LARGEST_WRITE, max(1, rate // WRITES_PER_SECOND)) if rate else LARGEST_WRITE
         due = time.monotonic()
@@ -185,7 +185,7 @@ class Upload:
                 await self._pause(due - time.monotonic())
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, unless there is hurry."""
+        """Sleep, unless `hurry` is set."""
         if seconds > 0 and not self._hurry.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), seconds)
@@ -224,7 +224,7 @@ def _answer_within() -> aiohttp.ClientTimeout:
 
 
 def _reached(places: list[int], offset: int) -> bool:
-    """Whether the first of the places is behind us; it is taken away then."""
+    """Whether the upload has passed the first of `places`; if so, removes that place."""
     if places and places[0] <= offset:
         places.pop(0)
         return True

@@ -1,4 +1,4 @@
-"""Users who look at pages while others upload."""
+"""Simulated users who look at pages while others upload."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWER = aiohttp.ClientTimeout(total=10)
 
 
 async def visit(session: Callable[[], aiohttp.ClientSession], url: str, measure: Measure) -> None:
-    """One user: a connection of its own, some pages over it, a pause before each further one."""
+    """One user: opens a connection of its own and asks for some pages, with a pause before each further one."""
     async with session() as http:
         for number in range(PAGES_PER_VISIT):
             if number:
@@ -39,7 +39,7 @@ async def visit(session: Callable[[], aiohttp.ClientSession], url: str, measure:
 async def visits(
     session: Callable[[], aiohttp.ClientSession], url: str, measure: Measure, *, per_second: float, ended: asyncio.Event
 ) -> None:
-    """New users all the time, so that `per_second` pages are asked for, however long the answers take."""
+    """Start new users so that `per_second` pages are requested, however long the answers take."""
     every = PAGES_PER_VISIT / per_second
     due = time.monotonic()
     async with asyncio.TaskGroup() as users:

@@ -1,4 +1,4 @@
-"""The programs of ours that run on a host: each is one file, with Debian's Python and its standard library only.
+"""Our programs that run on hosts: each is one file, which needs only Debian's Python and its standard library.
 
 The docstring of a program says what it takes and what it prints. The control side runs one with `remote.ask_program`; a
 role finds the file with the lookup `on_host` (plugins/lookup/on_host.py).

@@ -2,9 +2,10 @@
 
 Takes no arguments. Prints JSON: `authorities` and `certificate` (PEM), and `unread`, the names of those services.
 
-Services that read certificates only when they start have copies of that moment among their credentials; those that are
-told to read them anew were told when longhaul-pki.service was reloaded, which leaves copies too. One that reads them
-only when it starts and runs without a copy was started by an earlier unit, and nobody knows what it read.
+How it knows: some services read certificates only when they start; systemd keeps a copy of that moment among their
+credentials. The others are told to read them again when longhaul-pki.service is reloaded, which also leaves copies. A
+service of the first kind that runs without a copy was started by an earlier version of its unit: nobody can tell which
+certificates it read, so it is listed too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ READ_AT_START = {
 
 
 def state(root: Path, running: Iterable[str]) -> dict[str, Any]:
-    """What stands below `root`, and the units that have other copies of it, or run without."""
+    """The certificates below `root`, and the units whose copies of them differ or are missing."""
     text = {name: _text(root / PKI / name) for name in NAMES}
     copies = [root / TOLD / name for name in NAMES]
     copies += [path for name in NAMES for path in root.glob(f"{CREDENTIALS}/*.service/{name}")]

@@ -1,4 +1,4 @@
-"""Tells the state of a host: its services, its release, and what it sees of others. Runs as root.
+"""Tells the state of a host: its services, its release, and how it sees other hosts. Runs as root.
 
 Takes the host's own name, its groups and its units (each separated by commas), and the ports of Patroni and of the
 storage. Prints JSON, as `main` builds it.
@@ -18,7 +18,7 @@ from pathlib import Path
 PKI = "/etc/longhaul/pki"
 CURRENT = Path("/opt/longhaul/current")
 SHIPPED = CURRENT / "shipped"
-"""Processors that were shipped to the release without another one."""
+"""Processors that were shipped to this release, without a new release."""
 DRAIN = Path("/var/lib/longhaul/drain")
 TIMEOUT_SECONDS = 5
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Installs /opt/longhaul/archives/VERSION.tar.zst as /opt/longhaul/releases/VERSION, without a network; processors
-that are shipped alone, archives/processors-VERSION.tar.zst, as shipments/VERSION.
+"""Installs a release, or shipped processors, from an archive in /opt/longhaul/archives, without a network.
 
-Runs as root, called by the role `release`; the control side uses its verification.
+archives/VERSION.tar.zst becomes releases/VERSION; archives/processors-VERSION.tar.zst becomes shipments/VERSION. Runs
+as root, called by the role `release`; the control side uses its verification.
 
-Takes the version, the SHA-256 of the archive and how many releases to keep; with --processors, those of processors that
-are shipped alone. Prints nothing. Exit code 1 with the reason on standard error if something is refused or fails.
+Takes the version, the SHA-256 of the archive and how many releases to keep; with --processors, the same for shipped
+processors. Prints nothing. Exit code 1 with the reason on standard error if something is rejected or fails.
 
-Nothing is unpacked before VERSION.tar.zst.sig beside it has been found to be an allowed signer's signature of it, and
-nothing that was unpacked runs before every file has been found to be what the manifest says. The release is complete
-when its `archive.sha256` is there; what is refused or fails leaves nothing behind. Then the oldest releases go, beyond
-the newest KEPT, but never the current one, nor the one before it; and the oldest shipments, but none that is in use.
+The archive is unpacked only if the signature beside it (VERSION.tar.zst.sig) was made by an allowed signer. No unpacked
+file runs before all files match the manifest. A release is complete when its `archive.sha256` is there; a rejected or
+failed one leaves nothing behind. At the end, all but the newest KEPT releases and shipments are removed; the current
+and the previous release stay, and so do shipments that are in use.
 
 usage: install-release VERSION SHA256 KEPT
        install-release --processors VERSION SHA256 KEPT
@@ -32,10 +32,10 @@ from pathlib import Path
 HOME = Path("/opt/longhaul")
 SIGNERS = Path("/etc/longhaul/release-signers")
 PROCESSORS = "processors-"
-"""What the name of processors that are shipped alone begins with. Their manifest has it too, so that they are no
-release, and a release is none of them."""
+"""The names of shipments begin with this, in the manifest too: so a shipment cannot be installed as a release, nor a
+release as a shipment."""
 NAMESPACE = "longhaul-release"
-"""What a signature is for (`ssh-keygen -Y sign -n`): one that the same key made for something else is none for this."""
+"""The purpose of the signature (`ssh-keygen -Y sign -n`): a signature that was made for another purpose is rejected."""
 
 
 class Refused(Exception):
@@ -46,7 +46,7 @@ class Refused(Exception):
 
 
 def signer_of(file: Path, signature: Path, namespace: str = NAMESPACE) -> str:
-    """The fingerprint (SHA256:...) of the key that signed a file, whosever it is.
+    """The fingerprint (SHA256:...) of the key that signed a file, whether or not the key is allowed.
 
     Raises Refused if the file is not signed, or the signature is of something else.
     """
@@ -56,7 +56,7 @@ def signer_of(file: Path, signature: Path, namespace: str = NAMESPACE) -> str:
     found = re.search(r"SHA256:\S+", answer.stdout)
     if answer.returncode != 0 or found is None:
         raise Refused(
-            f"{signature.name} is not a signature of {file.name} as it is: either was altered, or they belong to "
+            f"{signature.name} is not a signature of {file.name} as it is: one of them was altered, or they belong to "
             f"different versions ({' '.join(answer.stderr.split())})"
         )
     return found[0]
@@ -70,7 +70,7 @@ def verify(file: Path, signature: Path, signers: Path, namespace: str = NAMESPAC
         command = ["verify", "-I", principal, "-f", str(signers), "-n", namespace, "-s", str(signature)]
         if _ssh_keygen(command, file).returncode == 0:
             return principal
-    raise Refused(f"{file.name} is signed with the key {fingerprint}, and that is no allowed signer's ({signers})")
+    raise Refused(f"{file.name} is signed with the key {fingerprint}, which is not an allowed signer's ({signers})")
 
 
 def _ssh_keygen(arguments: list[str], file: Path) -> subprocess.CompletedProcess[str]:
@@ -95,7 +95,7 @@ def verify_files(folder: Path, version: str) -> None:
     except (OSError, ValueError, KeyError) as error:
         raise Refused(f"the archive has no manifest that can be read ({error!r})") from None
     if named != version:
-        raise Refused(f"the archive calls itself {named}, and not {version}")
+        raise Refused(f"the manifest in the archive is of {named}, not of {version}")
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not _is_plain_folder(path)}
     del found["manifest.json"]
     if differ := sorted(set(found) ^ set(files)):
@@ -126,7 +126,7 @@ def install_processors(version: str, sha256: str) -> None:
 
 
 def _install(name: str, sha256: str, folder: Path, make_ready: Callable[[Path], None]) -> None:
-    """Verify the archive of that name, unpack it into the folder, and let that be made ready."""
+    """Verify the archive of that name, unpack it into the folder, and call `make_ready` on the folder."""
     archive = HOME / "archives" / f"{name}.tar.zst"
     signature = archive.with_name(f"{archive.name}.sig")
     if (folder / "archive.sha256").is_file():
@@ -161,9 +161,9 @@ def _unpack(archive: Path, folder: Path) -> None:
 def _make_environment(folder: Path) -> None:
     python = folder / "venv" / "bin" / "python"
     wheels = folder / "wheels"
-    # Without pip: the environment holds what the lock names and the application, nothing that is on no bill.
+    # Without pip: the environment holds only what the bill of materials lists.
     _run("python3", "-m", "venv", "--without-pip", folder / "venv")
-    # By their hashes: of what the lock names, and of the application, which the manifest vouches for.
+    # pip checks every wheel's hash: those of the lock, and that of the application's wheel, which the manifest has.
     application = folder / "application.txt"
     application.write_text("".join(f"{whl} --hash=sha256:{sha256_of(whl)}\n" for whl in wheels.glob("longhaul-*.whl")))
     plain = ["--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--no-compile", "--require-hashes"]
@@ -176,7 +176,7 @@ def _make_environment(folder: Path) -> None:
 
 
 def _pip_of_venv() -> Path:
-    """The wheel that `python3 -m venv` installs pip from, which runs as it is. Raises Refused if there is none."""
+    """The wheel of pip that `python3 -m venv` would install; pip runs from it. Raises Refused if there is none."""
     # Debian's folder for it: https://docs.python.org/3/using/configure.html, --with-wheel-pkg-dir.
     folder = sysconfig.get_config_var("WHEEL_PKG_DIR")
     for wheel in Path(folder).glob("pip-*.whl") if folder else ():
@@ -189,7 +189,7 @@ def _check_scripts(folder: Path) -> None:
         try:
             compile(script.read_bytes(), script.name, "exec")
         except SyntaxError as error:
-            raise Refused(f"{script.name} is no Python of this host: {error}") from None
+            raise Refused(f"{script.name} is not valid Python on this host: {error}") from None
 
 
 def _run(*command: str | Path, stdout: int | None = None) -> None:
@@ -197,9 +197,7 @@ def _run(*command: str | Path, stdout: int | None = None) -> None:
 
 
 def make_room(parent: Path, kept: int, stay: set[str]) -> None:
-    """Remove from a folder the oldest installations beyond the newest `kept`, and what was never completed; but none
-    that is to `stay`.
-    """
+    """Remove incomplete installations from a folder, and all but the newest `kept`; keep those named in `stay`."""
     complete = []
     for folder in parent.iterdir():
         if (folder / "archive.sha256").is_file():
@@ -209,13 +207,13 @@ def make_room(parent: Path, kept: int, stay: set[str]) -> None:
     complete.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in complete[kept:]:
         if folder.name not in stay:
-            # First, so that what a power cut leaves of it counts as no installation.
+            # First, so that after a power cut a half-removed installation counts as incomplete.
             (folder / "archive.sha256").unlink()
             shutil.rmtree(folder)
 
 
 def in_use() -> set[str]:
-    """The releases that this host runs, ran before, or is being switched from."""
+    """The current release, the previous one, and the one that a switch in progress leaves."""
     names = {(HOME / "current").readlink().name} if (HOME / "current").is_symlink() else set()
     for mark in ("previous", "switching"):
         if (HOME / mark).is_file():
@@ -242,7 +240,7 @@ def main() -> None:
         sys.exit(f"install-release: {version} is not installed: {error}")
     make_room(HOME / "releases", int(kept), in_use())
     if processors:
-        # What was installed just now is not in use yet.
+        # The shipment that was just installed is not in use yet, and must stay.
         make_room(HOME / "shipments", int(kept), shipped() | {version})
 
 

@@ -1,4 +1,4 @@
-"""Tells which packages a host has, and which services wait for a restart since one changed. Runs as root.
+"""Tells which packages a host has, and which services still run with replaced files and need a restart. Runs as root.
 
 Takes no arguments. Prints JSON: `packages` (name -> version) and `stale` (names of services).
 """
@@ -24,7 +24,7 @@ def packages() -> dict[str, str]:
 
 
 def stale() -> list[str]:
-    """The services that run with files which a newer package has replaced (needrestart(1), its batch mode)."""
+    """The services that still run with files which a newer package has replaced (needrestart(1), batch mode)."""
     if shutil.which("needrestart") is None:
         return []
     said = subprocess.run(["needrestart", "-b", "-r", "l"], capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
 """Tells which releases a host has. Runs as root.
 
-Takes no arguments. Prints JSON, as `Releases` of ops/deployment/releases.py explains it.
+Takes no arguments. Prints JSON with the fields of `Releases` in ops/deployment/releases.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HOME = Path("/opt/longhaul")
 def main() -> None:
     """Print what there is."""
     current, switching = HOME / "current", HOME / "switching"
-    # Complete since the installer has left its checksum.
+    # A release is complete if install_release has left its checksum.
     complete = [path.parent for path in HOME.glob("releases/*/archive.sha256")]
     complete.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     manifests = {path.name: json.loads((path / "manifest.json").read_text()) for path in complete}

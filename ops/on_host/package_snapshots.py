@@ -5,8 +5,8 @@
     longhaul-packages available  the newest version of each package that standard input names, without fetching any
     longhaul-packages list       the snapshots, the oldest first
     longhaul-packages show NAME  the packages of a snapshot and their versions
-    longhaul-packages make-key   the key that signs, if there is none yet
-    longhaul-packages key        its public half
+    longhaul-packages make-key   make the signing key, if there is none yet
+    longhaul-packages key        the public half of the signing key
 
 Takes names as a JSON list on standard input. Prints answers as JSON; progress goes to standard error. Exit code 1 with
 the reason on standard error if something failed, 75 if another snapshot is being made.
@@ -33,13 +33,13 @@ SETTINGS = Path("/etc/longhaul/packages.json")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SECURITY = "security"
 SCRATCH = "making"
-"""Snapshots of this name are halves of one that is being made, or was when the power went."""
+"""Snapshots whose names begin with this are parts of one that is being made, or that a power cut left unfinished."""
 SNAPSHOT = re.compile(r"\d{8}-[0-9a-f]{8}")
 TEMPORARY = 75
 
 
 class Problem(Exception):
-    """Something that whoever asked can act on."""
+    """Something that the caller can act on."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
@@ -58,8 +58,8 @@ class Aptly:
         self._configuration = self._home / "aptly.conf"
 
     def make(self, names: Sequence[str]) -> dict[str, Any]:
-        """Fetch the newest version of each package, and publish them as a snapshot; the one that is there, if nothing
-        has changed. `missing` are names that no upstream has.
+        """Fetch the newest version of each package, and publish them as a snapshot; if nothing has changed, return the
+        existing one. `missing` lists names that no upstream has.
         """
         wanted = sorted(set(names))
         if not wanted:
@@ -81,8 +81,8 @@ class Aptly:
         return {"snapshot": name, "versions": versions, "missing": missing, "key": self.key()}
 
     def available(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Name -> {version, security}: the newest version that the upstreams have, and whether their security archive
-        has it. Names that none has are left out.
+        """Name -> {version, security}: the newest version that the upstreams have, and whether it is in their security
+        archive. Names that no upstream has are left out.
         """
         import apt_pkg
 
@@ -124,13 +124,13 @@ class Aptly:
         return [name for name in names if SNAPSHOT.fullmatch(name)]
 
     def show(self, name: str) -> dict[str, Any]:
-        """Like `make`, of a snapshot that is there."""
+        """What `make` returns, for an existing snapshot."""
         if name not in self.list():
             raise Problem(f"There is no snapshot '{name}'. There are: {', '.join(self.list()) or 'none'}.")
         return {"snapshot": name, "versions": self._versions(name), "missing": [], "key": self.key()}
 
     def make_key(self) -> None:
-        """Make the key that signs, unless there is one."""
+        """Make the signing key, unless there is one."""
         if not self._gpg("--list-secret-keys", "--with-colons"):
             self._gpg(
                 "--passphrase", "", "--quick-generate-key", self._settings["key_name"], "ed25519", "sign", "never"
@@ -138,14 +138,14 @@ class Aptly:
             _say("made the key")
 
     def key(self) -> str:
-        """The public half of the key that signs, armoured."""
+        """The public half of the signing key, armoured."""
         return self._gpg("--armor", "--export")
 
     # --- How ----------------------------------------------------------------------------------------------------------
 
     def _mirror(self, upstream: dict[str, str], names: Sequence[str]) -> str:
         """Fetch an upstream's versions of the packages, and what they depend on; returns the name of a snapshot."""
-        # By exact name: a bare name would also choose whatever provides it.
+        # By exact name: a bare name would also choose other packages that provide it.
         chosen = " | ".join(f"Name (= {name})" for name in names)
         mirror = upstream["name"]
         _say(f"{mirror}: asking {upstream['url']} for {upstream['suite']}")
@@ -165,7 +165,7 @@ class Aptly:
         _say(f"published {name}")
 
     def _clear(self) -> None:
-        """Remove what another run left half-made, and the mirrors, whose settings may have changed since."""
+        """Remove what an interrupted run left, and the mirrors, as their settings may have changed since."""
         for name in self._aptly("snapshot", "list", "-raw").split():
             if name.startswith(SCRATCH):
                 self._aptly("snapshot", "drop", "-force", name)
@@ -184,7 +184,7 @@ class Aptly:
 
     def _versions(self, name: str) -> dict[str, str]:
         """Package -> version."""
-        # Not `show`, which asks for the halves that the snapshot was merged from.
+        # `search` and not `show`: show also needs the snapshots that this one was merged from, and they are gone.
         lines = self._aptly("snapshot", "search", "-format={{.Package}} {{.Version}}", name, "Name (~ .)").splitlines()
         return dict(sorted(line.split() for line in lines))
 

@@ -16,7 +16,7 @@ KERNEL = "vmlinuz-"
 
 
 def reasons(root: Path, running: str) -> list[str]:
-    """What asks for a reboot below `root`, for the running kernel's release as `uname -r` tells it."""
+    """Reasons for a reboot, from the files below `root`; `running` is the kernel's release as `uname -r` prints it."""
     found = []
     if (root / REQUIRED).exists():
         packages = root / f"{REQUIRED}.pkgs"

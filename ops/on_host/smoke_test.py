@@ -1,7 +1,7 @@
 """The smoke test of a site or of one of its hosts: uploads a file, has it processed, compares the download.
 
-A deployment runs it on the host that it has just switched, against that host's own web service. It speaks tus 1.0 core
-in plain HTTP requests, so that a failure is seen and not retried by a client library.
+A deployment runs it on the host that it has just switched, against that host's own web service. It sends plain HTTP
+requests (tus 1.0 core), because a client library would retry and so hide a failure.
 
 Takes the environment variable LONGHAUL_SMOKE_TEST: the arguments of `Target` and of `smoke_test` as one JSON object.
 (A command line would show the token in the list of processes.) Prints what the site says about the file, as JSON. Exit
@@ -35,7 +35,7 @@ FAILED, NO_ANSWER = 1, 2
 
 
 class SmokeTestError(Exception):
-    """The site does not do what it should; the message says what was asked and what came."""
+    """The site does not do what it should; the message says what was requested and what was answered."""
 
 
 class NoAnswerError(SmokeTestError):
@@ -44,7 +44,7 @@ class NoAnswerError(SmokeTestError):
 
 @dataclass(frozen=True)
 class Target:
-    """What is tested: its URL without a slash at the end, the PEM file of the authority to trust, and a token."""
+    """The site or host to test: its URL without a slash at the end, the PEM file of the CA to trust, and a token."""
 
     url: str
     ca_file: str
@@ -103,8 +103,8 @@ class Session:
 def smoke_test(target: Target, *, worker: str = "", release: str = "", processors: str = "") -> dict[str, Any]:
     """Upload, process, download, compare, delete; returns what the site said about the file.
 
-    With `worker` only that one processes it; with `release` it must be a worker of that release, and with `processors`
-    the scripts of that version. Raises SmokeTestError naming the step that went wrong.
+    With `worker`, only that worker processes the file. With `release`, the worker must run that release; with
+    `processors`, the scripts of that version. Raises SmokeTestError that names the step which went wrong.
     """
     client = Session(target)
     content = secrets.token_bytes(SIZE)
@@ -121,24 +121,24 @@ def smoke_test(target: Target, *, worker: str = "", release: str = "", processor
         state = _wait(client, f"{target.url}/api/uploads/{location.rsplit('/', 1)[-1]}")
         _compare(client, target, state, content)
     finally:
-        # A failure above says more than one of this would.
+        # If the deletion fails too, the failure above is the one to show.
         with contextlib.suppress(SmokeTestError):
             client.request("DELETE", location, None, TUS)
     processed_by = state["processed_by"] or {}
     if release and processed_by.get("release") != release:
-        raise SmokeTestError(f"The file was processed by {processed_by}, and not by a worker of the release {release}.")
+        raise SmokeTestError(f"The file was processed by {processed_by}, not by a worker of the release {release}.")
     if processors and processed_by.get("processors") != processors:
-        raise SmokeTestError(f"The file was processed by {processed_by}, and not by the processors {processors}.")
+        raise SmokeTestError(f"The file was processed by {processed_by}, not by the processors {processors}.")
     return state
 
 
 def _at(target: Target, url: str) -> str:
-    """The same place on the target: the site's own URLs lead through its load balancers."""
+    """The same path on the target: the site's own URLs lead through its load balancers."""
     return target.url + urllib.parse.urlsplit(url).path
 
 
 def _send(client: Session, location: str, content: bytes) -> None:
-    """In two parts, so that the offset between them is tested too."""
+    """Send the file in two parts, so that the offset between them is tested too."""
     half = len(content) // 2
     client.expect(204, "PATCH", location, content[:half], TUS | BYTES | {"Upload-Offset": "0"})
     offset = client.expect(200, "HEAD", location, headers=TUS).headers["Upload-Offset"]

@@ -106,8 +106,8 @@ def verify(release: Release, environment: Environment) -> str:
         except Refused as refused:
             raise Failure(
                 f"'{environment.name}' would not accept the release '{release.version}': {refused}.",
-                "Let one of the allowed signers build it: ./inv build --ref=COMMIT --key=THEIR_SSH_KEY. They are listed "
-                f"as {signature.SIGNERS} in inventories/{environment.name}/group_vars/all/release.yml.",
+                "Let one of the allowed signers build it: ./inv build --ref=COMMIT --key=THEIR_SSH_KEY. "
+                f"{signature.SIGNERS} in inventories/{environment.name}/group_vars/all/release.yml lists them.",
                 Exit.BAD_INPUT,
             ) from None
 
@@ -184,7 +184,7 @@ def _compare(made: Path, present: Path) -> None:
         return
     if differs := first_difference(made, present):
         raise Failure(
-            f"{present} is not what its commit gives: {differs}",
+            f"{present} is not what its commit gives. The first difference: {differs}",
             "Hosts reject a second content under one version. If no host has this release (./inv status), remove the "
             "file and run this again; otherwise find out who built it.",
             Exit.BAD_INPUT,

@@ -10,7 +10,7 @@ from ops.local_app import STATE, forget, running
 from ops.tasks.declare import task
 
 
-@task(help={"port": "port on 127.0.0.1", "fresh": "forget everything that earlier runs have kept"})
+@task(help={"port": "port on 127.0.0.1", "fresh": "remove everything that earlier runs have kept first"})
 def run(_context: object, port: int = 8080, fresh: bool = False) -> None:
     """Run the application on this machine, without a lab."""
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -19,10 +19,10 @@ def contract(_context: object, env: str = "lab", confirm: str = "", reason: str 
     environment = where.environment(env)
     store = Store(environment)
     hosts = releases.hosts_of(environment)
-    kept_heads(environment, hosts)  # a refusal comes before the question
-    name_again(f"What is removed comes back from a backup only. Contract the database of '{env}'?", env, given=confirm)
+    kept_heads(environment, hosts)  # if it refuses, then before the question
+    name_again(f"Only a backup can bring back what is removed. Contract the database of '{env}'?", env, given=confirm)
     with lock.held(store, reason or "contract the database") as held:
-        # What was true when the question was asked need not be now.
+        # Asked again: the hosts may have changed while the question waited for its answer.
         version, heads = kept_heads(environment, hosts)
         record = Record.new(CONTRACT, version, reason or "contract the database")
         deployment = Deployment.begun(environment, hosts, record, Records(store), held)
@@ -30,4 +30,4 @@ def contract(_context: object, env: str = "lab", confirm: str = "", reason: str 
             deployment.contract(version, heads)
         finally:
             notify(environment, record)
-    console.print("The database has nothing left that no release needs.")
+    console.print("The database now holds only what a kept release needs.")

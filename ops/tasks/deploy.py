@@ -35,7 +35,7 @@ def _timed(title: str) -> Iterator[None]:
 
 
 def _built_outside(*, release_: str = "", resume: bool = False, **_: object) -> list[str]:
-    """What a rehearsal deploys, built where registries can be reached."""
+    """Build the release that a rehearsal deploys, where registries can be reached; returns the option that names it."""
     if release_ or resume:
         return []
     return [f"--release={release.build(dirty_allowed=True).version}"]
@@ -45,10 +45,10 @@ def _built_outside(*, release_: str = "", resume: bool = False, **_: object) -> 
     outside=_built_outside,
     help={
         "release": "version of an earlier release (default: build this work tree)",
-        "limit": "carry the release to these hosts only, comma-separated (all are prepared)",
-        "provision": "prepare all hosts first (site.yml); --no-provision carries the release only",
-        "resume": "go on with a deployment that was interrupted",
-        "yes": "do not show what will change and ask",
+        "limit": "switch these hosts only, comma-separated (all are prepared)",
+        "provision": "prepare all hosts first (site.yml); --no-provision deploys the release only",
+        "resume": "continue a deployment that was interrupted",
+        "yes": "neither show what will change nor ask",
     },
 )
 def deploy(
@@ -63,20 +63,20 @@ def deploy(
     without_lock: bool = False,
     yes: bool = False,
 ) -> None:
-    """Build, prepare all hosts, switch, and prove it."""
+    """Build a release, prepare all hosts, switch them, and test it."""
     began = time.monotonic()
     environment = where.environment(env)
     if resume and (release_ or limit):
         raise Failure(
-            "--resume goes on with what was begun: its release, and its hosts.",
-            "Leave --release and --limit away, or go back first: ./inv rollback.",
+            "--resume continues the interrupted deployment, with its own release and hosts.",
+            "Leave out --release and --limit, or go back first: ./inv rollback.",
             Exit.USAGE,
         )
-    releases.hosts_of(environment, limit)  # a wrong name is said before anything is started
+    releases.hosts_of(environment, limit)  # a wrong name fails before anything is started
     if environment.is_lab:
         environment = _lab_up(environment)
     else:
-        secrets.read(environment)  # now rather than after the build
+        secrets.read(environment)  # if the vault cannot be read, fail before the build
     store = Store(environment)
     kept = Records(store, alone=without_lock)
     resumed = to_resume(kept, store, resume=resume)
@@ -96,12 +96,13 @@ def deploy(
         held = None if without_lock else lock.held_if_there(stack, store, why)
         if held is None and not without_lock:
             if provision:
-                # Where there is no etcd yet, there is nowhere to keep what is done.
+                # This first step cannot be recorded: records are kept in etcd, which the step itself installs.
                 with _timed(steps.PREPARE.name):
                     run_playbook(environment, "site")
                 provision = False
             held = stack.enter_context(lock.held(store, why))
-        # What was true before the question need not be now, and whose process has died meanwhile has no lock any more.
+        # Asked again: the records may have changed since the question, and a deployment whose process died has now
+        # lost its lock.
         if to_resume(kept, store, resume=resume, held=held) != resumed:
             raise changed_meanwhile()
         record = Record.new(DEPLOY, chosen.version, why)
@@ -111,7 +112,7 @@ def deploy(
         finally:
             notify(environment, record)
         if not environment.is_real:
-            # Now rather than before: a release's installation has brought packages too.
+            # Not earlier: installing a release installs packages too.
             lock_if_new(environment)
     console.rule(f"deployed {chosen.version} to '{env}' in {time.monotonic() - began:.0f} s")
     access.explain(access.access(environment))
@@ -137,7 +138,7 @@ def rollback(
     environment = where.environment(env)
     store = Store(environment)
     hosts = releases.hosts_of(environment, limit)
-    # Those that expand the database need the release too.
+    # The web hosts that expand the database need the release too.
     others = [host for host in releases.web_hosts_for(environment, hosts).values() if host not in hosts]
     found = releases.ask(environment, hosts + others)
     kept = Records(store, alone=without_lock)
@@ -182,7 +183,7 @@ def deploys(_context: object, *, env: str = "lab", last: int = 10, steps: bool =
     if json_:
         sys.stdout.write(json.dumps([asdict(record) for record in found], indent=2) + "\n")
         return
-    # Lines, not a table: reasons are long, and half a version is none.
+    # Lines, not a table: reasons are long, and a table would cut versions in two.
     for record in found[:last]:
         taken = sum(step.seconds for step in record.steps)
         what = f"{record.began}  {record.operation} {record.release}  {record.by}"

@@ -21,7 +21,7 @@ from ops.tasks.declare import task
     help={
         "host": "name of the host, as in the inventory",
         "env": "the environment it belongs to",
-        "user": "who can log in now",
+        "user": "account that can log in now",
         "password": "ask for that user's password (default: log in with your SSH key)",
         "fingerprint": "the host's key as its console or provider shows it: SHA256:...",
     },
@@ -63,7 +63,11 @@ def reboot(
 ) -> None:
     """Reboot hosts, one after another."""
     if rolling == bool(limit):
-        raise Failure("Which hosts?", "Either --rolling (all that need it), or --limit=HOST,...", Exit.USAGE)
+        raise Failure(
+            "Name the hosts in exactly one way.",
+            "Give either --rolling (all hosts that need a reboot), or --limit=HOST,...",
+            Exit.USAGE,
+        )
     environment = where.environment(env)
     named = [environment.host(name.strip()) for name in limit.split(",") if name.strip()]
     hosts = named or (list(environment.hosts.values()) if all_ else _needing(environment))

@@ -26,7 +26,7 @@ HOST = {"host": "name of a host, as in the inventory"}
     klass=TaskWithHosts,
     help={
         HOSTS: "names of hosts; without any: all of the inventory",
-        "volatile": "fast disks that forget: for tests of roles only",
+        "volatile": "fast disks that a power cut may corrupt: for tests of roles only",
         "rehearse": "environment whose hosts to boot, with their own names and addresses",
     },
 )
@@ -97,7 +97,7 @@ def ssh(_context: object, host: str) -> None:
 
 @lab_task(positional=["host"], help=HOST)
 def power_cut(_context: object, host: str) -> None:
-    """Take a host's power away."""
+    """Cut a host's power."""
     machine.require_root()
     Lab.named().power_cut(host)
     console.print(f"{host} has no power; what was not on its disk is lost")
@@ -113,10 +113,10 @@ def freeze(_context: object, host: str) -> None:
 
 @lab_task(positional=["host"], help=HOST)
 def thaw(_context: object, host: str) -> None:
-    """Let a frozen host go on."""
+    """Let a frozen host continue."""
     machine.require_root()
     Lab.named().thaw(host)
-    console.print(f"{host} goes on")
+    console.print(f"{host} runs again")
 
 
 @lab_task(positional=["host"], help=HOST)
@@ -153,7 +153,7 @@ def shape(_context: object, host: str, rate: str) -> None:
 
 @lab_task(positional=["host"], help=HOST)
 def fill_disk(_context: object, host: str) -> None:
-    """Leave no byte free on a host's disk."""
+    """Fill a host's disk to the last byte."""
     machine.require_root()
     taken = Lab.named().fill_disk(host)
     console.print(f"the disk of {host} is full ({taken / 1e9:.1f} GB were free)")
@@ -193,7 +193,7 @@ def client(_context: object, name: str, rate: str = "", remove: bool = False) ->
 
 @lab_task(positional=["name"], help={"name": "name of the snapshot"})
 def snapshot(_context: object, name: str) -> None:
-    """Keep the state of all disks."""
+    """Take a snapshot of all disks."""
     lab = Lab.named()
     lab.snapshot(name)
     console.print(f"lab {lab.name}: snapshot {name} taken")
@@ -201,7 +201,7 @@ def snapshot(_context: object, name: str) -> None:
 
 @lab_task(positional=["name"], help={"name": "name of the snapshot"})
 def restore(_context: object, name: str) -> None:
-    """Put all disks back to a snapshot, and boot."""
+    """Restore all disks from a snapshot, and boot."""
     lab = Lab.named()
     lab.restore(name)
     console.print(f"lab {lab.name}: as it was in snapshot {name}")

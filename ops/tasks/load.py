@@ -33,7 +33,7 @@ DISK_FACTOR = 4
 
 @task(
     help={
-        "env": "environment to load; any but the lab asks for its name",
+        "env": "environment to load; unless it is the lab, you are asked to type its name",
         "profile": f"what to send: {', '.join(profiles.PROFILES)}",
         "output": "directory for load.json and load.png (default: a new one in .cache/load)",
         "json": "print what load.json has, for programs",
@@ -48,7 +48,7 @@ def load(
     json_: bool = False,
     confirm: str = "",
 ) -> None:
-    """Upload as many users do at once, and measure it."""
+    """Upload as many users at once would, and measure it."""
     from ops.load.run import Load, unique
 
     chosen = profiles.named(profile)
@@ -96,7 +96,7 @@ def _room(chosen: Profile) -> None:
     if free < need:
         raise Failure(
             f"The profile's files need {need / GB:.1f} GB in the lab, and {LABS} has {free / GB:.1f} GB free.",
-            "Free some (./inv lab.destroy of labs that are done with), or take a smaller --profile.",
+            "Free some space (remove a lab: ./inv lab.destroy), or choose a smaller --profile.",
             Exit.UNAVAILABLE,
         )
 

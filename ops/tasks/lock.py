@@ -17,7 +17,7 @@ def show(_context: object, env: str = "lab") -> None:
     if holder is None:
         console.print(f"'{env}' is not locked.", markup=False)
         return
-    ends = f"It ends in {lock.seconds_left(store)} s unless that process, which renews it, is alive"
+    ends = f"The lock ends in {lock.seconds_left(store)} s, unless its process is alive and renews it"
     console.print(f"'{env}' is locked by {holder}. {ends}.", markup=False)
 
 
@@ -29,6 +29,6 @@ def break_lock(_context: object, env: str = "lab", yes: bool = False) -> None:
     if holder is None:
         console.print(f"'{env}' is not locked.", markup=False)
         return
-    confirm(f"'{env}' is locked by {holder}. Is that process dead, or do they agree?", yes=yes)
+    confirm(f"'{env}' is locked by {holder}. Is that process dead, or does its owner agree?", yes=yes)
     lock.break_lock(store)
-    console.print("The lock is free. Resume what was begun, or go back: ./inv deploys", markup=False)
+    console.print("The lock is free. To see what to resume or to undo: ./inv deploys", markup=False)

@@ -27,10 +27,10 @@ def ship(
     reason: str = "",
     yes: bool = False,
 ) -> None:
-    """Bring app/processors to the workers, without a release."""
+    """Ship app/processors to the workers, without a release."""
     environment = where.environment(env)
     if not environment.is_lab:
-        secrets.read(environment)  # now rather than when the first worker is asked
+        secrets.read(environment)  # if the vault cannot be read, fail before anything is built
     made = shipment.build(environment, ref=ref, dirty_allowed=not (environment.is_real or ref), key=key)
     change(environment, made.version, made, limit=limit, reason=reason, yes=yes)
 

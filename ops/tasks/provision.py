@@ -1,4 +1,4 @@
-"""The tasks `provision` and `drift`: hosts and the inventory, made the same and compared."""
+"""The tasks `provision` and `drift`: bring hosts to what the inventory says, and compare them with it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RESTART_DATABASE = {"postgresql_restart_pending": True}
 
 @task(
     help={
-        "yes": "do not show what will change and ask",
-        "restart-database": "restart database members whose settings wait for it, the primary after a switchover",
+        "yes": "neither show what will change nor ask",
+        "restart-database": "restart database members whose settings need it; the primary switches over first",
     }
 )
 def provision(
@@ -34,9 +34,9 @@ def provision(
     restart_database: bool = False,
     without_lock: bool = False,
 ) -> None:
-    """Make all hosts what the inventory says."""
+    """Bring all hosts to what the inventory says."""
     environment = where.environment(env)
-    secrets.read(environment)  # what a newer version needs is missed now rather than in the middle
+    secrets.read(environment)  # if a secret is missing, fail now and not in the middle
     if not (environment.is_lab or yes):
         changes = differences.of_hosts(environment)
         if not changes and not restart_database:
@@ -68,8 +68,8 @@ def drift(_context: object, env: str = "lab", json_: bool = False) -> None:
         hosts = sorted({change.host for change in changes})
         raise Failure(
             f"{len(changes)} {'difference' if len(changes) == 1 else 'differences'} on {', '.join(hosts)}.",
-            "Make them what the inventory says: ./inv provision, for packages ./inv packages.apply, for releases "
-            "./inv deploy. Or put the change into roles/ or inventories/.",
+            "Bring the hosts back: ./inv provision (packages: ./inv packages.apply, releases: ./inv deploy). Or put "
+            "the change into roles/ or inventories/.",
             Exit.DIFFERENT,
         )
     console.print(f"No difference: the hosts of '{env}' are what the inventory says.")

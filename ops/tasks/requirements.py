@@ -27,4 +27,4 @@ def update(_context: object) -> None:
     for change in found:
         table.add_row(change.lock, change.package, change.before or "-", change.after or "-")
     Console().print(table)
-    console.print("Now: ./inv test. The change is in git diff; undo it with git restore.")
+    console.print("Now run: ./inv test. git diff shows the change; git restore undoes it.")

@@ -28,7 +28,7 @@ def rotate(_context: object, env: str, name: list[str], yes: bool = False) -> No
     environment = Environment.of_checkout(env)
     confirm(f"Replace {', '.join(name) or 'nothing'} in {environment.vault}?", yes=yes)
     secrets.rotate(environment, name)
-    console.print(f"Replaced. Carry them to the hosts with: ./inv deploy --env={env}")
+    console.print(f"Replaced. Bring them to the hosts: ./inv deploy --env={env}")
 
 
 @task(name="rotate-ca")
@@ -39,5 +39,5 @@ def rotate_authority(_context: object, env: str, *, yes: bool = False) -> None:
     authority_rotation.require_ready(environment, step)
     confirm(f"{env}: {step.what}?", yes=yes)
     secrets.replace(environment, step.new)
-    console.print(f"Done in {environment.vault}. Carry it to the hosts with: ./inv provision --env={env}")
+    console.print(f"Done in {environment.vault}. Bring it to the hosts: ./inv provision --env={env}")
     console.print(f"Afterwards: {step.afterwards}")

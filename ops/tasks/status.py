@@ -26,5 +26,6 @@ def show(_context: object, env: str = "lab", json_: bool = False) -> None:
     wrong = [host.name for host in found if host.problems]
     if wrong:
         raise Failure(
-            f"Not as it should be: {', '.join(wrong)}.", "The table says what; `journalctl -u UNIT` there, why."
+            f"Not as it should be: {', '.join(wrong)}.",
+            "The table shows what is wrong; `journalctl -u UNIT` on that host shows why.",
         )

@@ -1,4 +1,4 @@
-"""What invoke's command line has no word for: any number of host names, and a command after `--`."""
+"""Command-line arguments that invoke itself cannot parse: any number of host names, and a command after `--`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TaskWithHosts(Task[Callable[..., None]]):
 
 
 def bare_words(task: str, line: Sequence[str], valued: Collection[str]) -> int:
-    """How many words of a command line, behind the task's name (`up` or `lab.up`), are no flags and no flag's value.
+    """Count the words behind the task's name (`up` or `lab.up`) that are neither flags nor values of flags.
 
     `valued` are the flags that take a value (`--env`).
     """
@@ -71,5 +71,5 @@ def bare_words(task: str, line: Sequence[str], valued: Collection[str]) -> int:
 
 
 def words_after_dashes(line: Sequence[str]) -> list[str]:
-    """The command after `--`, word by word; invoke itself would glue the words together."""
+    """The command after `--`, word by word; invoke itself would join them with blanks."""
     return list(line[line.index("--") + 1 :]) if "--" in line else []

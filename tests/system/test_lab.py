@@ -424,7 +424,7 @@ class TestLabs:
             out(other, ONE, "apt-get", "update")
             with pytest.raises(Failure, match="no disk of its own"):
                 other.fill_disk(ONE)
-            with pytest.raises(Failure, match="no disk to keep"):
+            with pytest.raises(Failure, match="no disk to copy"):
                 other.snapshot("x")
         finally:
             other.destroy()

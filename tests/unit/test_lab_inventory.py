@@ -103,7 +103,7 @@ def test_one_block_or_none(source: Environment) -> None:
     assert inventory.block_of(source) == OWN
     hosts = source.inventory / "hosts.yml"
     hosts.write_text(hosts.read_text().replace("198.18.0.51", "198.18.9.51"))
-    with pytest.raises(Failure, match=re.escape("stand in 2: 198.18.0.0/24, 198.18.9.0/24")):
+    with pytest.raises(Failure, match=re.escape("addresses in 2: 198.18.0.0/24, 198.18.9.0/24")):
         inventory.block_of(Environment("lab", source.inventory, Kind.LAB))
 
 

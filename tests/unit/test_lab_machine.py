@@ -72,7 +72,7 @@ def test_the_disk_is_judged_by_what_is_still_to_be_made(fit: pytest.MonkeyPatch)
 def test_hosts_whose_systemd_could_not_start_are_refused(fit: pytest.MonkeyPatch) -> None:
     fit.setattr(machine, "_inotify_left", lambda: 20)
     machine.require_capable(3)
-    with pytest.raises(Failure, match="20 more places, and 4 new hosts need 24") as caught:
+    with pytest.raises(Failure, match="20 more inotify instances, and 4 new hosts need 24") as caught:
         machine.require_capable(4)
     assert "fs.inotify.max_user_instances=1024" in caught.value.hint
 

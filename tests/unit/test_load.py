@@ -185,7 +185,7 @@ def test_an_offset_that_goes_back_is_a_loss() -> None:
 
     found = measured(Forgetful(interrupt_at=150 * KB), replace(SMALL, groups=(Group(1, 300 * KB),)))
     assert (found.done, found.failed) == (0, 1)
-    assert "lost: byte" in found.failures[0][1]
+    assert "bytes are lost" in found.failures[0][1]
 
 
 def test_a_page_that_fails_is_counted() -> None:
@@ -198,7 +198,7 @@ def test_a_load_ends_at_its_bound() -> None:
     endless = Profile("a test", (Group(1, 1 * GB, rate=1 * KB),), pages_per_second=0, seconds=1)
     with FakeSite().served() as access, Load(access, endless, name="test") as running, pytest.raises(Failure) as caught:
         running.wait()
-    assert "did not come to its end within 1 s" in caught.value.message
+    assert "did not finish within 1 s" in caught.value.message
 
 
 def test_content_is_the_same_from_wherever_it_is_read() -> None:

@@ -101,7 +101,7 @@ def test_the_lock_of_an_earlier_commit_is_found(tmp_path: Path, monkeypatch: pyt
     for to, day in (("HEAD~1", "1"), ("HEAD", "2"), ("20261101-0a1b2c3d", "1")):
         assert locked_at(made, repository, to).snapshot == f"2026110{day}-0a1b2c3d"
     kept.snapshots = lambda: ["20261102-0a1b2c3d"]
-    with pytest.raises(Failure, match="which the lock in 'HEAD~1' names, is not kept any more"):
+    with pytest.raises(Failure, match="The lock in 'HEAD~1' names the snapshot 20261101-0a1b2c3d, which was removed"):
         locked_at(made, repository, "HEAD~1")
 
 

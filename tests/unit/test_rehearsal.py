@@ -69,7 +69,7 @@ def test_operators_may_be_everybody() -> None:
 def test_an_address_in_no_network_is_refused(prod: Environment) -> None:
     hosts = prod.inventory / "hosts.yml"
     hosts.write_text(hosts.read_text().replace("192.0.2.51", "192.0.3.51"))
-    with pytest.raises(Failure, match=r"192\.0\.3\.51 stands in none of the networks") as caught:
+    with pytest.raises(Failure, match=r"192\.0\.3\.51 is in none of the networks") as caught:
         inventory.sealed_wiring(Environment("prod", prod.inventory, Kind.REAL))
     assert caught.value.code == Exit.BAD_CONFIGURATION
 
@@ -140,7 +140,7 @@ def test_what_is_not_up_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert not ran
 
 
-@pytest.mark.parametrize(("name", "says"), [("nothing", "no environment 'nothing'"), ("lab", "needs none")])
+@pytest.mark.parametrize(("name", "says"), [("nothing", "no environment 'nothing'"), ("lab", "cannot be rehearsed")])
 def test_what_cannot_be_rehearsed_is_refused(name: str, says: str) -> None:
     with pytest.raises(Failure, match=says) as caught:
         Lab.rehearsing(name)

@@ -121,7 +121,7 @@ def test_a_release_is_no_shipment_and_a_shipment_no_release(
 ) -> None:
     made = shipment.build(environment, key=str(key))
     sha256 = carry(host, made.path, VERSION)
-    with pytest.raises(Refused, match=f"calls itself processors-{VERSION}, and not {VERSION}"):
+    with pytest.raises(Refused, match=f"is of processors-{VERSION}, not of {VERSION}"):
         installer.install(VERSION, sha256)
     content, other = tmp_path / "content", tmp_path / "release.tar.zst"
     content.mkdir()
@@ -130,7 +130,7 @@ def test_a_release_is_no_shipment_and_a_shipment_no_release(
     archive.pack(content, 0, other)
     signature.sign(other, key, other.with_name(f"{other.name}.sig"))
     sha256 = carry(host, other, f"processors-{VERSION}")
-    with pytest.raises(Refused, match=f"calls itself {VERSION}, and not processors-{VERSION}"):
+    with pytest.raises(Refused, match=f"is of {VERSION}, not of processors-{VERSION}"):
         installer.install_processors(VERSION, sha256)
     assert not any((host / "shipments").iterdir())
 

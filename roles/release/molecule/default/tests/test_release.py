@@ -168,11 +168,11 @@ def another_version(offered: Offer) -> None:
 
 BAD = {
     unsigned: "is not signed",
-    signed_by_another: "is no allowed signer's",
+    signed_by_another: "is not an allowed signer's",
     altered_after_signing: "is not a signature of offered.tar.zst as it is",
     signature_of_another: "they belong to different versions",
     signed_for_another_purpose: "is not a signature of offered.tar.zst as it is",
-    another_version: "the archive calls itself another, and not offered",
+    another_version: "the manifest in the archive is of another, not of offered",
 }
 
 
