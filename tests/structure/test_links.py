@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ MADE_BY_TASKS = frozenset({"inventories/<env>/group_vars/all/packages.yml"})
 """Files that a clone does not have yet."""
 
 
+@cache
 def options() -> dict[str, frozenset[str]]:
     """Every task, and the long options that it has."""
     assert isinstance(tasks.namespace, Collection)
