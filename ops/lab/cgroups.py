@@ -77,7 +77,7 @@ class Cgroup:
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
-        """Starts a program in this group that outlives this process; `output` also gets what the start itself writes."""
+        """Starts a program in this group that outlives this process; `output` gets also what starting it prints."""
         done = subprocess.run(
             # setsid forks, so that the program is not our child: init collects it when it ends.
             ["setsid", "--fork", *self.command(command)],

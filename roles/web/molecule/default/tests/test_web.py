@@ -281,7 +281,7 @@ def test_the_last_one_is_not_drained_and_nothing_is_forgotten(
             check=False, web_public_url=other, site_loadbalancers=["web1"], site_web=["web1", "web2"]
         )
         assert answer.returncode != 0
-        assert "No other web host serves by web1" in " ".join(answer.stdout.split())
+        assert "web1 can send traffic to no other web host" in " ".join(answer.stdout.split())
         assert not host.file(MARK).exists
         assert properties(host)["MainPID"] == before
         ansible.converge(web_public_url=other, site_loadbalancers=[])
