@@ -27,39 +27,41 @@ class Step:
 PREPARE = Step(
     "hosts",
     "Makes every host what the inventory says (`playbooks/site.yml`).",
-    "Stays: hosts keep their release, and the next run continues where this one stopped.",
+    "What it changed stays changed. Hosts keep their release, and the next run continues.",
 )
 INSTALL = Step(
     "install",
     "Copies the release to the hosts, verifies its signature and its files, and unpacks it beside the others.",
-    "Stays, unused. A rejected release leaves nothing on the host.",
+    "The release stays on the hosts, unused. A rejected release leaves nothing.",
 )
 EXPAND = Step(
     "expand the database",
-    "Adds what the release needs to the database, and removes nothing: earlier releases continue to work.",
-    "Stays: earlier releases do not notice it. PostgreSQL rolls back a revision that fails halfway.",
+    "Adds what the release needs to the database, and removes nothing. Earlier releases keep working.",
+    "What was added stays; earlier releases do not use it. A revision that fails halfway is rolled back by PostgreSQL.",
 )
 SWITCH = Step(
     "switch",
-    "Drains the host, hands its uploads over, switches the link `current`, starts the release, tests it through the "
-    "host itself and puts it back into service. Workers first, then web hosts.",
-    "The host returns to its earlier release at once; then the hosts that were switched before it, the last one first.",
+    "A web host is drained and hands its uploads over; a worker finishes its jobs or hands them back. Then it switches the "
+    "link `current`, starts the release, and serves again after a smoke test through the host. Workers first.",
+    "The failed host returns to its earlier release at once. Then the hosts switched before it return, the last one "
+    "first.",
     each_host=True,
 )
 PROVE = Step(
     "prove",
-    "Uploads a file through the virtual IP to each worker, as a user would, and compares what comes back.",
-    "All hosts return to what they had, the last one first.",
+    "Uploads a file through the virtual IP to each worker of the first data centre, as a user would, and compares what "
+    "comes back.",
+    "All hosts return to their earlier release, the last one first.",
 )
 CONTRACT = Step(
     "contract the database",
-    "Removes from the database what none of the releases kept on hosts needs.",
-    "A refused revision changes nothing. Only a backup can bring back what was removed.",
+    "Removes from the database what is not needed by any release that a host keeps.",
+    "A rejected revision changes nothing. What was removed comes back from a backup only.",
 )
 SHIP = Step(
     "processors of",
     "Brings processors to a worker and processes a file with them.",
-    "The worker returns to what it used; then the workers that were changed before it, the last one first.",
+    "The failed worker returns to its earlier processors. Then the workers before it return, the last one first.",
     each_host=True,
 )
 
