@@ -41,8 +41,8 @@ EXPAND = Step(
 )
 SWITCH = Step(
     "switch",
-    "A web host is drained and hands its uploads over; a worker finishes its jobs or hands them back. Then it switches the "
-    "link `current`, starts the release, and serves again after a smoke test through the host. Workers first.",
+    "A web host is drained and hands its uploads over; a worker finishes its jobs or hands them back. Then the host "
+    "switches its link `current`, starts the release, and serves again after a smoke test through it. Workers first.",
     "The failed host returns to its earlier release at once. Then the hosts switched before it return, the last one "
     "first.",
     each_host=True,
