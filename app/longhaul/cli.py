@@ -26,7 +26,7 @@ class Command:
 
 
 def _settings() -> Settings:
-    """The settings of a process that has them, with logging set up. Raises SettingsError."""
+    """The settings of this process. Sets up logging too. Raises SettingsError."""
     settings = Settings.from_environment()
     logs.setup(settings.server)
     return settings
@@ -50,7 +50,7 @@ def worker(_: argparse.Namespace) -> int:
 
 
 def processor(_: argparse.Namespace) -> int:
-    """Run one job for the worker at the other end of standard input; has neither settings nor secrets."""
+    """Run one job for the worker at the other end of standard input. This process has no settings and no secrets."""
     from longhaul.processing.sandbox import main
 
     return main()

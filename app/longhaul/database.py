@@ -1,6 +1,6 @@
-"""Transactions on PostgreSQL that survive fail-overs, and are honest about what is not known.
+"""Transactions on PostgreSQL that survive failovers, and say so when an outcome is unknown.
 
-What others rely on:
+Callers rely on this:
 
 - A transaction runs in a task of its own. Cancelling the caller does not touch it, and no cancel request is ever sent
   to the server: a cancelled COMMIT that waits for its replica would be visible and could still be lost.
@@ -35,11 +35,11 @@ class DatabaseUnavailable(Exception):
 
 
 class CommitUnknown(DatabaseUnavailable):
-    """The connection ended during COMMIT, or the commit is not replicated: ask whether it happened."""
+    """The connection ended during COMMIT, or the commit is not replicated. Connect again and ask if it happened."""
 
 
 class _Uncancelled(psycopg.AsyncConnection[Any]):
-    """A connection that is closed when its waiting is interrupted, instead of asking the server to cancel."""
+    """A connection that closes itself when a wait is interrupted. psycopg's own asks the server to cancel."""
 
     async def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -76,9 +76,9 @@ class Database:
     async def transaction[T](self, work: Work[T]) -> T:
         """Run `work` in one transaction and commit it.
 
-        Returns what `work` returned, after a synchronous commit. What `work` raises rolls back and comes through,
-        except that a lost or refused connection becomes DatabaseUnavailable. Raises CommitUnknown if the outcome of
-        COMMIT was not learnt. If the caller is cancelled, the transaction still runs to its end.
+        Returns what `work` returned, after a synchronous commit. If `work` raises, the transaction is rolled back and
+        the error is raised here; a lost or refused connection is raised as DatabaseUnavailable. Raises CommitUnknown if
+        the outcome of COMMIT is unknown. If the caller is cancelled, the transaction still runs to its end.
         """
         task = asyncio.create_task(self._transaction(work))
         self._running.add(task)
@@ -89,7 +89,7 @@ class Database:
         """Like `transaction`, but try for up to `seconds` while the database is away.
 
         `work` must be idempotent: it may run again after a commit whose outcome is unknown. Raises
-        DatabaseUnavailable after the last try. A COMMIT under way is waited for, whatever the time.
+        DatabaseUnavailable after the last try. A running COMMIT is waited for, even after that time.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
@@ -101,12 +101,12 @@ class Database:
                 if (left := deadline - loop.time()) <= 0:
                     raise
                 log.warning("database is away, trying again", extra={"error": str(error), "pause": pause})
-            # Spread, so that all that wait do not come back at the same moment.
+            # Random, so that not all waiting processes come back at the same moment.
             await asyncio.sleep(min(left, pause * random.uniform(0.5, 1.0)))  # noqa: S311  # spreads
             pause = min(1.0, pause * 2)
 
     async def quiet(self) -> None:
-        """Wait until no transaction is under way."""
+        """Wait until no transaction is running."""
         while self._running:
             await asyncio.wait(set(self._running))
 
@@ -119,7 +119,7 @@ class Database:
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            # The caller may be gone, and then nobody else would ever see this.
+            # If the caller is gone, this is the only trace of the error.
             log.debug("transaction failed", extra={"error": str(error)})
 
     async def _transaction[T](self, work: Work[T]) -> T:
@@ -137,7 +137,7 @@ class Database:
             await self._give_up(connection)
             raise DatabaseUnavailable(str(error)) from error
         except BaseException as error:
-            # Libraries that were handed the connection wrap its errors in their own.
+            # A library that was given the connection wraps its errors in errors of its own.
             lost = connection.closed and isinstance(error, Exception)
             await self._give_up(connection)
             if lost:
@@ -184,7 +184,7 @@ class Database:
             await connection.close()
 
     async def _give_up(self, connection: Connection) -> None:
-        """Roll back if that can be done; after a lost connection the idle ones are suspect too."""
+        """Roll back if possible. If the connection is lost, close the idle ones too: they are probably lost as well."""
         try:
             if not connection.closed and connection.info.transaction_status != pq.TransactionStatus.ACTIVE:
                 await connection.rollback()

@@ -30,7 +30,7 @@ def get(name: str) -> logging.Logger:
 
 @contextmanager
 def bound(**ids: str | int | None) -> Iterator[None]:
-    """Put ids (request_id, upload_id, job_id, ...) on every line logged inside; None leaves an id as it is."""
+    """Put ids (request_id, upload_id, job_id, ...) on every line logged in this context. None leaves an id as it is."""
     token = _ids.set(_ids.get() | {name: str(value) for name, value in ids.items() if value is not None})
     try:
         yield
@@ -39,7 +39,7 @@ def bound(**ids: str | int | None) -> Iterator[None]:
 
 
 def bound_ids() -> dict[str, str]:
-    """The ids bound here, to be carried to another process (job arguments, a header)."""
+    """The ids that are bound now, to pass them to another process (job arguments, a header)."""
     return dict(_ids.get())
 
 
@@ -73,7 +73,7 @@ def setup(server: str, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # The application logs each request itself, with ids and durations.
+    # The application logs each request itself, with ids and duration.
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").handlers.clear()
     logging.getLogger("uvicorn").handlers.clear()

@@ -1,12 +1,12 @@
-"""Brings the database to the shape this release needs, and judges whether it can live with the one there is.
+"""Brings the database to the shape that this release needs, and checks that the release can use what it finds.
 
-Revisions live in `migrations/versions`; each declares `phase`. A deployment applies the expanding ones before the new
-code starts: releases that do not know them go on working. A contracting one takes away what older releases need, so it
-also declares `needs_head`: the revision that a release must ship to live without. It is applied only when asked for,
-and only when every release that hosts keep for a rollback ships that. Revisions are applied in order, so a release with
-an expanding one behind a contracting one has to wait until the latter was applied.
+Revisions are in `migrations/versions`; each declares `phase`. A deployment applies the expanding revisions before the
+new code starts: releases that do not know them still work. A contracting revision removes what older releases need. It
+also declares `needs_head`: a release that ships this revision works without what is removed. A contracting revision is
+applied only on request, and only when every release that hosts keep for a rollback ships `needs_head`. Revisions are
+applied in order, so an expanding revision behind a contracting one waits until the contracting one was applied.
 
-The database keeps what was applied (`schema_revisions`), so that a release can judge a database that is ahead of it.
+The table `schema_revisions` lists what was applied. With it a release can check a database that is ahead of it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ log = logs.get(__name__)
 type Phase = Literal["expand", "contract"]
 
 LOCK_SECONDS = 2
-"""A statement that waits longer than this for a lock gives up: everything else queues behind it."""
+"""A statement gives up if it waits longer than this for a lock: all other queries wait behind it."""
 LOCK_TRIES = 10
-"""So often a revision is tried; after each try the others get through."""
+"""How often a revision is tried. Between two tries the other queries get through."""
 LOCK_PAUSE_SECONDS = 3.0
 _ADVISORY_LOCK = 0x6C6F6E67
 
@@ -72,7 +72,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The database's revision ("" if it is empty), whether this release does not know it, and what it lacks."""
+    """The database's revision ("" if it is empty), whether it is ahead of this release, and the missing revisions."""
 
     current: str
     ahead: bool
@@ -97,11 +97,11 @@ def revisions() -> list[Revision]:
 def migrate(settings: Settings, phase: Phase = "expand", kept_heads: Sequence[str] = ()) -> list[str]:
     """Apply what is missing, up to the last revision of `phase`, and return the revisions applied.
 
-    With "contract" that is all, and `kept_heads` are the newest revisions of all releases that hosts keep. Raises
-    MigrationError; the revision that failed has changed nothing then.
+    With "contract" all revisions are applied; `kept_heads` are the newest revisions of all releases that hosts keep.
+    Raises MigrationError; then the revision that failed has changed nothing.
     """
     with _connection(settings) as connection:
-        # Two hosts that deploy at once take turns.
+        # Two hosts that migrate at the same time take turns.
         connection.execute(sqlalchemy.text("select pg_advisory_lock(:key)"), {"key": _ADVISORY_LOCK})
         connection.commit()
         plan = _plan(connection)
@@ -135,8 +135,8 @@ def _needs_head(script: Script, known: Sequence[str]) -> str | None:
         return None
     if needs not in known or known.index(needs) >= known.index(script.revision):
         raise MigrationError(
-            f"revision {script.revision} contracts: it must declare needs_head, a revision before it from which on "
-            "releases do not need what it takes away"
+            f"revision {script.revision} contracts: it must declare needs_head, an earlier revision: releases that "
+            "ship it do not need what is removed"
         )
     return str(needs)
 
@@ -166,8 +166,8 @@ def _refuse_a_shape_without_what_is_needed(
     for row in rows:
         if row.revision not in known and row.phase == "contract" and row.needs_head not in known:
             raise MigrationError(
-                f"revision {row.revision} took away from the database what this release needs; releases from revision "
-                f"{row.needs_head} on do without: choose one of those"
+                f"revision {row.revision} removed from the database what this release needs: choose a release that has "
+                f"revision {row.needs_head}, which does not need it"
             )
 
 
@@ -182,8 +182,8 @@ def _applied(connection: sqlalchemy.Connection) -> Sequence[Any]:
 
 
 def _unused(connection: sqlalchemy.Connection, release: str, found: Plan) -> bool:
-    """Whether no other release can use the database: it is empty, or all that is there came from this very release,
-    whose first deployment was interrupted.
+    """Whether no other release can use the database: it is empty, or this release applied all its revisions and its
+    first deployment was interrupted.
     """
     applied_by = {row.release for row in _applied(connection)}
     return not found.current or applied_by == {release}
@@ -199,9 +199,9 @@ def _expansion(found: Plan, *, unused: bool) -> list[Revision]:
     for revision in wanted:
         if revision.phase == "contract" and not unused:
             raise MigrationError(
-                f"revision {wanted[-1].revision}, which this release needs, stands behind revision "
-                f"{revision.revision}, which contracts and is not applied by a deployment: apply that first "
-                "(./inv database.contract) once no kept release needs the old shape, or deploy a release without it"
+                f"this release needs revision {wanted[-1].revision}, which comes after revision {revision.revision}. "
+                "That one contracts, and a deployment does not apply it: once no kept release needs the old shape, "
+                "apply it with ./inv database.contract; or deploy a release without it"
             )
     return wanted
 
@@ -210,19 +210,19 @@ def _refuse_while_needed(revision: Revision, kept_heads: Sequence[str]) -> None:
     """Raise MigrationError if a release that hosts keep needs what the revision takes away."""
     known = [one.revision for one in revisions()]
     if not kept_heads:
-        raise MigrationError(f"revision {revision.revision} contracts: say which releases hosts keep (their heads)")
-    assert revision.needs_head is not None, "revisions() has seen to it"
+        raise MigrationError(f"revision {revision.revision} contracts: name the heads of the releases that hosts keep")
+    assert revision.needs_head is not None, "revisions() checks it"
     for head in kept_heads:
         # A head that this release does not know is of a newer one.
         if head in known and known.index(head) < known.index(revision.needs_head):
             raise MigrationError(
-                f"revision {revision.revision} would take away what a release with head {head} needs, and hosts keep "
-                f"such a release: deploy newer ones until it is gone (they keep a fixed number), then ask again"
+                f"revision {revision.revision} would remove what a release with head {head} needs, and hosts keep such "
+                "a release: deploy newer ones until it is gone (hosts keep a fixed number), then try again"
             )
 
 
 def _keep_what_was_applied(connection: sqlalchemy.Connection, found: Plan) -> None:
-    """Make the table, and note what was applied before there was one, by whatever release."""
+    """Create the table, and enter the revisions that were applied before it existed; their release is unknown."""
     connection.execute(sqlalchemy.text(_APPLIED))
     if not found.ahead and found.current:
         for revision in revisions():
@@ -271,7 +271,7 @@ def _patiently(apply: Callable[[], None], connection: sqlalchemy.Connection, rev
         if number < LOCK_TRIES:
             time.sleep(LOCK_PAUSE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311  # spreads, protects nothing
     raise MigrationError(
-        f"revision {revision.revision} met a lock in each of {LOCK_TRIES} tries and changed nothing: find the long "
+        f"revision {revision.revision} did not get its lock in {LOCK_TRIES} tries and changed nothing: find the long "
         "transaction (pg_stat_activity), end it or wait for it, and deploy again"
     )
 

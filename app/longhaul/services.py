@@ -1,4 +1,4 @@
-"""What the parts of a process share, made once at its start."""
+"""The objects that all parts of a process share. They are made once, at its start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longhaul.uploads.epochs import Receivers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Handed to everything that needs the database, the store or the uploads."""
+    """Database, store and uploads, with the settings they were made from."""
 
     settings: Settings
     database: Database
@@ -24,7 +24,7 @@ class Services:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Services:
-        """Connects to nothing yet. Raises SettingsError."""
+        """Make them. Nothing is connected yet. Raises SettingsError."""
         database = Database.from_settings(settings)
         uploads = Uploads(
             database, server=settings.server, days=settings.upload_days, patience=settings.head_hold_seconds
@@ -38,6 +38,6 @@ class Services:
         )
 
     async def close(self) -> None:
-        """Wait for transactions under way and let go of connections."""
+        """Wait for running transactions, then close all connections."""
         await self.database.close()
         await self.store.close()

@@ -47,13 +47,13 @@ class Settings:
     """CA that signed the store's certificates; empty: the system's."""
 
     public_url: str = ""
-    """What clients see, without trailing slash; empty: taken from each request."""
+    """The address that clients use, without trailing slash; empty: taken from each request."""
     listen: str = "127.0.0.1:8080"
     tls_cert: str = ""
     tls_key: str = ""
 
     server: str = field(default_factory=socket.gethostname)
-    """Name of this host, on log lines and in the rows it receives."""
+    """Name of this host, in log lines and in the rows that it writes."""
     release: str = field(default_factory=lambda: installed_release(Path(__file__)))
     """The release that this process runs."""
     drain_mark: str = "/var/lib/longhaul/drain"
@@ -67,11 +67,11 @@ class Settings:
     buffer_bytes: int = int(POLICY["policy_buffer_bytes"])
     """Bytes that all uploads of this process together may hold in memory before pieces are closed early."""
     idle_seconds: float = POLICY["policy_idle_seconds"]
-    """A client that sends less than 1 KiB in this time is dropped; what it sent is kept."""
+    """A client that sends less than 1 KiB in this time is disconnected; what it sent is kept."""
     head_hold_seconds: float = POLICY["policy_head_hold_seconds"]
-    """How long a request waits for a database or store that is away, before its connection is closed."""
+    """How long a request waits for an unreachable database or store before its connection is closed."""
     page_hold_seconds: float = POLICY["policy_page_hold_seconds"]
-    """Longest wait of a page for a database that is away."""
+    """How long a page waits for an unreachable database."""
     epoch_poll_seconds: float = POLICY["policy_epoch_poll_seconds"]
     upload_days: float = POLICY["policy_upload_expiry_days"]
     """An unfinished upload expires this many days after its last piece."""
@@ -88,8 +88,8 @@ class Settings:
     job_stop_seconds: float = POLICY["policy_job_stop_seconds"]
     """Longest time from SIGTERM to exit of a worker; running jobs may end within half of it."""
     stalled_seconds: float = POLICY["policy_job_stalled_seconds"]
-    """A worker without a heartbeat for this long counts as dead. More than the time in which a database fail-over ends
-    and connections are found dead, plus a minute; else jobs are taken from living workers."""
+    """A worker without a heartbeat for this long counts as dead. More than the time in which a database failover ends
+    and dead connections are noticed, plus a minute; else jobs are taken from living workers."""
 
     credentials: Path | None = None
     """`$CREDENTIALS_DIRECTORY`."""
@@ -113,7 +113,7 @@ class Settings:
         return settings
 
     def check(self) -> None:
-        """Raise SettingsError for values that do not fit together."""
+        """Raise SettingsError if values do not fit together."""
         if not re.fullmatch(r"directory:/.+|swift:https?://\S+", self.store):
             raise SettingsError(
                 f"LONGHAUL_STORE={self.store!r}: expected directory:/path or swift:https://host:port[,https://...]"

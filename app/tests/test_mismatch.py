@@ -103,7 +103,7 @@ async def test_it_is_said_once(conninfo: str, tmp_path: Path) -> None:
     async with world(conninfo, tmp_path) as here:
         upload = await make_upload(here.services, CONTENT)
         await here.services.uploads.expect(upload.id, upload.key, RIGHT)
-        with pytest.raises(Mismatch, match="create a new upload for this file"):
+        with pytest.raises(Mismatch, match="create a new upload for it"):
             await here.services.uploads.expect(upload.id, upload.key, WRONG)
         await process(here.jobs, upload.id, JOB, None)
         assert await here.state(upload.id) is State.DONE

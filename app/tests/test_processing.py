@@ -315,7 +315,7 @@ async def test_progress_is_written_while_it_runs(
     ("outcome", "said"),
     [
         (Outcome(exit_code=1, error="This is not a WAV file."), "This is not a WAV file."),
-        (Outcome(exit_code=1), "broke (exit code 1)"),
+        (Outcome(exit_code=1), "failed (exit code 1)"),
         (Outcome(exit_code=-9), "stopped (signal 9), probably because it needed more memory"),
     ],
 )
@@ -450,7 +450,7 @@ async def test_a_worker_without_any_processors_fails_no_upload(conninfo: str, tm
         upload = await make_upload(here.services, b"content")
         jobs = replace(here.jobs, runner=SubprocessRunner(tmp_path / "nothing"))
         for _ in range(UNKNOWN_TRIES + 1):
-            with pytest.raises(NotNow, match="no processor at all"):
+            with pytest.raises(NotNow, match="there are no processors"):
                 await process(jobs, upload.id, JOB, None)
         assert await here.state(upload.id) is State.QUEUED
 

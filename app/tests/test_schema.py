@@ -140,7 +140,7 @@ class TestPhases:
         schema.migrate(database)
         database = replace(database, release="newer")
         choose("", r5=("expand", "", "alter table files add column size int"))
-        refused = r"revision r5, which this release needs, stands behind revision r4, .*inv database.contract"
+        refused = r"needs revision r5, which comes after revision r4\. .*inv database.contract"
         with pytest.raises(MigrationError, match=refused):
             schema.migrate(database)
         assert sql(database, "select version_num from alembic_version") == [("r2",)]
@@ -169,7 +169,7 @@ class TestPhases:
             schema.migrate(database)
         choose("", **further)
         other = replace(database, release="another")
-        with pytest.raises(MigrationError, match="stands behind revision r4"):
+        with pytest.raises(MigrationError, match="comes after revision r4"):
             schema.migrate(other)
         assert [revision.revision for revision in look(database).pending] == ["r3", "r4", "r5"]
         assert schema.migrate(database) == ["r3", "r4", "r5"]
@@ -182,7 +182,7 @@ class TestPhases:
         assert look(database).ahead
         for head in ("r1", "r2"):
             choose(head)
-            with pytest.raises(MigrationError, match=r"revision r4 took away .* from revision r3 on"):
+            with pytest.raises(MigrationError, match=r"revision r4 removed .*: choose a release that has revision r3"):
                 schema.migrate(database)
             with pytest.raises(psycopg.errors.UndefinedColumn):
                 sql(database, READS[head])  # and rightly so
@@ -215,7 +215,7 @@ class TestPhases:
         sql(database, "drop table schema_revisions")
         choose("", r5=("expand", "", "alter table files add column size int"))
         for _ in range(2):
-            with pytest.raises(MigrationError, match="stands behind revision r4"):
+            with pytest.raises(MigrationError, match="comes after revision r4"):
                 schema.migrate(database)
 
 
@@ -259,7 +259,7 @@ class TestTrouble:
         schema.migrate(database)
         choose("r2")
         held = blocker()
-        with pytest.raises(MigrationError, match="met a lock in each of 3 tries and changed nothing"):
+        with pytest.raises(MigrationError, match="did not get its lock in 3 tries and changed nothing"):
             schema.migrate(database)
         assert sql(database, "select version_num from alembic_version") == [("r1",)]
         freed = threading.Timer(1.5, held.close)

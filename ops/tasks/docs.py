@@ -11,7 +11,7 @@ from ops.tasks.declare import task
 
 @task()
 def build(_context: object) -> None:
-    """Write the generated parts of the documentation, and the application's copy of the policy."""
+    """Write all generated pages and files."""
     for path, text in pages().items():
         if path.read_text() != text:
             path.write_text(text)
@@ -20,7 +20,7 @@ def build(_context: object) -> None:
 
 @task()
 def check(_context: object) -> None:
-    """Fail if generated documentation or the application's copy of the policy is out of date."""
+    """Fail if a generated page or file is out of date."""
     stale = [str(path.relative_to(ROOT)) for path, text in pages().items() if path.read_text() != text]
     if stale:
         raise Failure(f"Not up to date: {', '.join(stale)}.", "Run: ./inv docs.build")

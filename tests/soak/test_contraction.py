@@ -75,9 +75,9 @@ def test_what_kept_releases_need_is_taken_away_when_they_are_gone(site: Site, cu
         assert site.sql(OLD_SHAPE) == [[""]]
         assert_on(site, second)
 
-        took_away = f"revision {CONTRACTING} took away from the database what this release needs"
-        assert took_away in failed(*DEPLOY, f"--release={current.version}")
-        assert took_away in failed(*BACK, f"--to={current.version}")
+        removed = f"revision {CONTRACTING} removed from the database what this release needs"
+        assert removed in failed(*DEPLOY, f"--release={current.version}")
+        assert removed in failed(*BACK, f"--to={current.version}")
         assert_on(site, second)
         back = inv(*BACK)
         assert back.returncode == 0, back.stdout[-10000:]

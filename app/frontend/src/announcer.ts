@@ -1,4 +1,4 @@
-// What has arrived is what is on this device: the server is told what the whole file is, and compares.
+// Tells the server the SHA-256 of the whole file, so that the server compares what arrived with it.
 
 import type { Item } from "./item";
 import { inTime, pause, retryDelays } from "./patience";
@@ -6,14 +6,14 @@ import { Different, type Hasher, NoUpload, Unreadable, announce } from "./proof"
 import { pathOf } from "./requests";
 import { NOT_COMPARED, NOT_TOLD } from "./words";
 
-/** So often the server is told what the whole file is before that is left until more has arrived: some minutes. */
+/** Tries to tell the server, some minutes in all. After that it is told when more has arrived. */
 const TELL_TRIES = 30;
 
 /** What becomes of a file's upload after the server was told, or could not be. */
 export interface Ending {
-  /** All has arrived, and no more is to be compared; `problem` is a sentence about what is wrong. */
+  /** Everything has arrived and was compared. `problem` is a sentence about what is wrong. */
   finished(item: Item, problem: string | null): void;
-  /** What is being sent must not be sent on. */
+  /** The sending must stop. */
   halt(item: Item, reason: Different | Unreadable): void;
 }
 
@@ -24,7 +24,7 @@ export class Announcer {
     private readonly ending: Ending,
   ) {}
 
-  /** Computes the SHA-256 of the whole file and tells the server, which lets nothing else become a result. */
+  /** Computes the SHA-256 of the whole file and tells the server, which rejects any other content. */
   sumUp(item: Item): void {
     if (item.sum !== "unknown" || item.previous === null) return;
     item.sum = "computing";
@@ -50,7 +50,7 @@ export class Announcer {
     }
     if (signal.aborted) return;
     if (item.previous?.uploadUrl !== uploadUrl) {
-      // Another upload has taken its place meanwhile.
+      // The file has another upload by now.
       item.sum = "unknown";
       this.sumUp(item);
     } else if (item.arrived) {
@@ -67,7 +67,7 @@ export class Announcer {
       this.ending.finished(item, error.gone ? null : NOT_COMPARED);
     } else {
       item.sum = "settled";
-      // A file that was moved is sent on. Of one that was changed, what is sent from here on would be of another file.
+      // A file that was moved can still be sent. If it was changed, the bytes from here on would be of another file.
       if (!error.gone) this.ending.halt(item, error);
     }
   }

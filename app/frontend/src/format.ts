@@ -1,4 +1,4 @@
-// Numbers in words, for what only this window knows (speed, time left). Everything else comes worded from the server.
+// Numbers in words, for what only this window knows (speed, time left). All other texts come from the server.
 
 const UNITS = ["bytes", "KB", "MB", "GB", "TB"];
 
@@ -22,14 +22,14 @@ export function duration(seconds: number): string {
   return `${Math.round(seconds / 86400)} days`;
 }
 
-/** Bytes per second over the last ten seconds; a shorter window jumps with every buffer the browser hands over. */
+/** Bytes per second over the last ten seconds. In a shorter window the value jumps with each buffer of the browser. */
 export class Speed {
   static readonly WINDOW_MS = 10_000;
   private samples: { at: number; bytes: number }[] = [];
 
   add(bytes: number, at: number = performance.now()): void {
     const last = this.samples.at(-1);
-    // The offset goes back when a connection was lost: what the server had not yet stored is sent again.
+    // After a lost connection the offset goes back: what the server had not yet stored is sent again.
     if (last !== undefined && bytes < last.bytes) this.samples = [];
     this.samples.push({ at, bytes });
     while (this.samples.length > 2 && at - this.samples[0]!.at > Speed.WINDOW_MS) this.samples.shift();
@@ -39,7 +39,7 @@ export class Speed {
     this.samples = [];
   }
 
-  /** Bytes per second, or null while there is too little to say. */
+  /** Bytes per second, or null while there are too few samples. */
   get value(): number | null {
     const first = this.samples[0];
     const last = this.samples.at(-1);

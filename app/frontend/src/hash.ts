@@ -1,4 +1,4 @@
-// Runs in a worker: SHA-256 of a whole file or of some blocks of it, so that the page stays quick meanwhile.
+// Runs in a worker, so that the page stays quick: SHA-256 of a whole file or of some of its blocks.
 
 import { sha256 } from "@noble/hashes/sha2.js";
 import { bytesToHex } from "@noble/hashes/utils.js";
@@ -9,15 +9,15 @@ export interface Range {
   length: number;
 }
 
-/** What the page asks for: digests of `ranges`, or of the whole file (null); or that an order is no longer wanted. */
+/** An order of the page: digests of `ranges`, or of the whole file (null); or the end of an order. */
 export type Order = { id: number; file: Blob; ranges: Range[] | null } | { id: number; cancelled: true };
 
-/** Digests in hexadecimal in the order asked for, or the name of the DOMException that reading ended in. */
+/** Digests in hexadecimal, in the order of the ranges; or the name of the DOMException that reading ended with. */
 export type Answer = { id: number; digests: string[] } | { id: number; error: string };
 
-/** Larger parts are read a little faster, and each takes its size in memory several times. */
+/** Larger parts are read a little faster, but each needs several times its size in memory. */
 const PART = 4 << 20;
-/** Reading several ranges at once hides how long each takes to be found. */
+/** Several ranges are read at once, so that their seek times overlap. */
 const AT_ONCE = 4;
 
 const cancelled = new Set<number>();
@@ -57,12 +57,12 @@ async function some(file: Blob, ranges: Range[]): Promise<string[]> {
 
 async function read(file: Blob, start: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
   const data = new Uint8Array(await file.slice(start, start + length).arrayBuffer());
-  // A file that became shorter is not always told by an error.
+  // If the file became shorter, there is not always an error.
   if (data.length !== length) throw new DOMException("the file became shorter", "NotReadableError");
   return data;
 }
 
-/** With the browser's own SHA-256 where there is one: pages by plain HTTP have none. */
+/** With the browser's own SHA-256, if it has one: on pages by plain HTTP it has none. */
 async function digest(data: Uint8Array<ArrayBuffer>): Promise<string> {
   const subtle = (self.crypto as Crypto | undefined)?.subtle;
   return bytesToHex(subtle ? new Uint8Array(await subtle.digest("SHA-256", data)) : sha256(data));

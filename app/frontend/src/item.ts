@@ -1,4 +1,4 @@
-// What this window knows of a file that was chosen in it.
+// What this window knows about a file that was chosen in it.
 
 import type { PreviousUpload } from "tus-js-client";
 
@@ -12,30 +12,30 @@ export interface Item {
   /** Names it within this window. */
   key: string;
   file: File;
-  /** Whether Uppy has it; before that it is compared with what an earlier window has sent. */
+  /** Whether Uppy has it. Before that it is compared with what an earlier window has sent. */
   begun: boolean;
-  /** Id of the upload in whose row it is shown before it has begun: while the two are compared, or after it failed. */
+  /** Id of the upload in whose row it is shown while it has not begun: it is being compared, or it failed. */
   shownAs: string | null;
-  /** The upload that it goes on with, as tus-js-client remembers it. */
+  /** The upload that it continues, as tus-js-client remembers it. */
   previous: PreviousUpload | null;
-  /** So many of the server's bytes were compared at that time. */
+  /** How many of the server's bytes were compared, and when. */
   compared: number;
   comparedAt: number;
-  /** What ends the sending, whatever tus-js-client makes of it. */
+  /** The reason to stop sending, also if tus-js-client wants to try again. */
   stop: Different | Unreadable | null;
-  /** Ends what is under way for it beside Uppy. */
+  /** Ends what runs for it outside of Uppy. */
   ended: AbortController;
-  /** Whether the server was told what the whole file is, or need not be. */
+  /** Whether the server knows the SHA-256 of the whole file ("settled": it does, or it need not). */
   sum: "unknown" | "computing" | "settled";
   /** All bytes are at the server. */
   arrived: boolean;
-  /** When something last happened to it. */
+  /** When something last happened to it, on the clock of `performance.now()`. */
   moved: number;
   speed: Speed;
   phase: Sending["phase"];
   sent: number;
   hint: string;
-  /** Said as long as there is no hint. */
+  /** Shown while there is no hint. */
   note: string;
 }
 

@@ -11,7 +11,7 @@ export interface Listener {
   onDone(key: string, filename: string): void;
   onGone(key: string): void;
   onRefused(message: string): void;
-  /** Something that is no trouble, and that nobody need look for. */
+  /** Something that is not an error; it is read out, not shown. */
   onSaid(message: string): void;
 }
 
@@ -45,19 +45,19 @@ export class List {
     this.items.delete(item.key);
   }
 
-  /** The same, and its row goes too. */
+  /** The same, and removes its row. */
   dismiss(item: Item): void {
     this.remove(item);
     this.listener.onGone(item.key);
   }
 
-  /** Says something that is no trouble, and keeps it beside the file. */
+  /** Says something that is not an error, and keeps it beside the file. */
   note(item: Item, note: string): void {
     item.note = note;
     this.listener.onSaid(`${item.file.name}: ${note}`);
   }
 
-  /** Notes how a file is doing; it is shown by whatever shows the file next. */
+  /** Notes the state of a file without showing it. */
   say(item: Item, phase: Sending["phase"], hint: string): void {
     item.phase = phase;
     item.hint = hint;

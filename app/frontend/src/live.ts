@@ -1,20 +1,20 @@
-// The live feed. The server sends everything at each (re)connection, so nothing has to be remembered here.
+// The live feed. The server sends all uploads at each (re)connection, so nothing is remembered here.
 
 import type { View } from "./view";
 
 export interface Feed {
-  /** All uploads of this user, newest first: once for each connection. */
+  /** All uploads of this user, newest first. Once for each connection. */
   onAll(views: View[]): void;
   /** One upload changed. */
   onOne(view: View): void;
-  /** Whether the page is being kept up to date right now. */
+  /** Whether the page is up to date now. */
   onConnection(live: boolean): void;
 }
 
-// An EventSource that was refused (an HTTP error) never tries again by itself.
+// After an HTTP error an EventSource does not try again by itself.
 const RECONNECT_MS = 5_000;
 
-/** Follows `url` while the page is visible: over HTTP/1.1 a browser has six connections, hidden tabs must not hold one. */
+/** Follows `url` while the page is visible. Over HTTP/1.1 a browser has six connections: hidden tabs must not use one. */
 export function follow(url: string, feed: Feed): void {
   let source: EventSource | null = null;
   let timer: number | undefined;
@@ -44,7 +44,7 @@ export function follow(url: string, feed: Feed): void {
   };
 
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
-  // A page that comes back from the browser's cache has lost its connection.
+  // A page that the browser takes from its cache has lost its connection.
   window.addEventListener("pagehide", close);
   window.addEventListener("pageshow", open);
   open();

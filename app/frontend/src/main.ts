@@ -1,4 +1,4 @@
-// The page's own script. Without it the pages still show every state (and refresh themselves); it adds the uploading.
+// The page's script. It adds uploading; without it the pages still show every state and refresh themselves.
 
 import { size } from "./format";
 import { follow } from "./live";
@@ -78,7 +78,7 @@ function landing(body: HTMLElement): void {
         say(`${filename} was uploaded.`);
         if (row === undefined) return;
         row.sending = null;
-        // Until the live feed says more; it also brings the row if the upload's id never became known here.
+        // The live feed says more soon. It also brings the row if this window never learned the upload's id.
         if (row.view === null && row.element.dataset.id === undefined) rows.remove(row);
         else if (row.view !== null) row.render();
       },
@@ -98,7 +98,7 @@ function landing(body: HTMLElement): void {
   const input = byId<HTMLInputElement>("files")!;
   input.addEventListener("change", () => {
     sender.add([...(input.files ?? [])]);
-    // So that choosing the same file a second time is a change again.
+    // Else choosing the same file a second time would not be a change.
     input.value = "";
   });
   for (const type of ["dragenter", "dragover"]) {
@@ -133,7 +133,7 @@ function landing(body: HTMLElement): void {
         if (key !== undefined) sender.again(key);
         break;
       case "cancel":
-        if (key !== undefined && confirm("Cancel this upload and delete what was sent of it?")) sender.cancel(key);
+        if (key !== undefined && confirm("Cancel this upload and delete what was sent?")) sender.cancel(key);
         break;
       case "dismiss":
         if (key !== undefined) sender.dismiss(key);
@@ -163,7 +163,7 @@ function landing(body: HTMLElement): void {
   });
 }
 
-/** The page of one upload: its fields are kept up to date; when it reaches another state, the server writes it anew. */
+/** The page of one upload. Its fields are kept up to date. When the state changes, the page is loaded again. */
 function detail(element: HTMLElement): void {
   const row = new Rows(element, byId<HTMLTemplateElement>("row") ?? document.createElement("template"), null).get(
     element.dataset.upload!,

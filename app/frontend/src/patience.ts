@@ -1,14 +1,14 @@
 // How long to wait: between tries, and for an answer.
 
-/** Milliseconds before each try to reconnect. tus-js-client counts from the start again whenever bytes got through,
- *  so this bounds one outage: about two hours. The spread keeps all users from coming back in the same second. */
+/** Milliseconds before each try to reconnect. tus-js-client begins at the first one again whenever bytes got through,
+ *  so this limits one outage, to about two hours. They are random, so that not all users come back at once. */
 export function retryDelays(): number[] {
   const delays = [500, 1000, 2000, 3000, 5000, 5000];
   for (let i = 0; i < 720; i += 1) delays.push(8000 + Math.round(Math.random() * 4000));
   return delays;
 }
 
-/** What `work` gives, or an error if it takes longer than a connection that is alive: `ms`. */
+/** What `work` gives. Rejects if that takes longer than `ms`. */
 export async function inTime<T>(ms: number, signal: AbortSignal, work: (limited: AbortSignal) => Promise<T>): Promise<T> {
   const limited = new AbortController();
   const timer = window.setTimeout(() => limited.abort(new Error("the server did not answer")), ms);

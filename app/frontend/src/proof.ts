@@ -1,9 +1,9 @@
-// Is the file on this device the one that the server has the beginning of? And is what the server has in the end the
-// file? Name, size and date say nothing: two files may agree in all of them.
+// Is the file on this device the one that the upload was begun with? And in the end, does the server have this file?
+// Name, size and date prove nothing: two files may agree in all of them.
 
 import type { Answer, Order, Range } from "./hash";
 
-/** The file cannot be read (any more). `gone`: it is not where it was; else it was changed, or may not be read. */
+/** The file cannot be read (any more). `gone`: it was moved or removed. Else it was changed, or may not be read. */
 export class Unreadable extends Error {
   constructor(readonly gone: boolean) {
     super(gone ? "the file is not where it was" : "the file was changed");
@@ -21,7 +21,7 @@ export class Hasher {
   private worker: Worker | null = null;
   private orders = 0;
   private readonly waiting = new Map<number, { resolve(digests: string[]): void; reject(error: Error): void }>();
-  /** One file at a time is read as a whole: several at once would only wait for each other. */
+  /** Whole files are read one after the other: at the same time they would only slow each other down. */
   private turn: Promise<unknown> = Promise.resolve();
   private readonly sums = new WeakMap<Blob, string>();
 
@@ -31,7 +31,7 @@ export class Hasher {
     return digest!;
   }
 
-  /** The same, after all others that were asked for in this way; known once it was computed. */
+  /** The same, after all earlier calls of this method. The sum is computed once and then remembered. */
   wholeInTurn(file: Blob, signal: AbortSignal): Promise<string> {
     const computed = this.turn.then(async () => {
       signal.throwIfAborted();
@@ -43,7 +43,7 @@ export class Hasher {
     return computed;
   }
 
-  /** The file may have become another one: what was computed of it counts no longer. */
+  /** Forgets the sum of a file that may have changed. */
   forget(file: Blob): void {
     this.sums.delete(file);
   }
@@ -75,7 +75,7 @@ export class Hasher {
       if ("digests" in event.data) order?.resolve(event.data.digests);
       else order?.reject(readingError(event.data.error));
     });
-    // Its script could not be loaded: whoever asks again tries again.
+    // Its script could not be loaded. The next order starts another worker.
     worker.addEventListener("error", () => {
       this.worker = null;
       const orders = [...this.waiting.values()];
@@ -93,25 +93,25 @@ function readingError(name: string): Error {
   return new Error(`the file could not be read: ${name}`);
 }
 
-/** What is known after a comparison. */
+/** The outcome of a comparison. */
 export interface Compared {
-  /** The file begins with these bytes of the server's, as far as the sample tells. */
+  /** How many bytes the server has. The file begins with them, as far as the sample tells. */
   bytes: number;
   /** The server knows what the whole file must be. */
   sha256Known: boolean;
-  /** The whole file was compared with that. */
+  /** The whole file was compared with its SHA-256. */
   whole: boolean;
   /** The server has as many bytes as the file. */
   complete: boolean;
 }
 
 interface Sample {
-  /** What the whole file must be, or is, if that is known. */
+  /** SHA-256 of the whole file, if it is known. */
   sha256: string | null;
   blocks: (Range & { sha256: string })[];
 }
 
-/** A file of up to so many bytes is read as a whole if that proves more: as much as a sample is at most. */
+/** A file of up to this many bytes is read as a whole, which proves more. A sample may have as many bytes. */
 const WHOLE = 64_000_000;
 
 /** Compares the file with a sample, chosen by the server, of what it has of the upload at `url`.
@@ -134,7 +134,7 @@ export async function compare(hasher: Hasher, file: Blob, url: string, signal: A
   return { bytes, sha256Known: sha256 !== null, whole, complete };
 }
 
-/** Tells the server what the whole file is: null if that agrees with all it knows, else its sentence about it.
+/** Tells the server the SHA-256 of the whole file. Returns null if the server agrees, else its sentence about it.
  *
  *  Rejects with NoUpload, or another error if the server cannot be told now. */
 export async function announce(url: string, sha256: string, signal: AbortSignal): Promise<string | null> {
@@ -146,8 +146,8 @@ export async function announce(url: string, sha256: string, signal: AbortSignal)
 /** The server's sentence about a contradiction (409). Rejects after any other answer. */
 async function refused(answer: Response): Promise<string> {
   const told = (await answer.json().catch(() => null)) as { error?: string } | null;
-  // A server of a release that cannot compare answers 404 too, but says nothing in JSON: while a release rolls over the
-  // web hosts, another one can.
+  // A server of an older release, which cannot compare, answers 404 too, but not in JSON. During a deployment another
+  // web host can compare.
   if (told?.error !== undefined && (answer.status === 404 || answer.status === 410)) throw new NoUpload();
   if (told?.error !== undefined && answer.status === 409) return told.error;
   const advice = answer.status === 404 ? "; reload the page if this lasts" : "";

@@ -1,4 +1,4 @@
-// Which of the uploads that this browser began is one of this very file?
+// Finds the upload that was begun with this very file, among those that this browser remembers.
 
 import { getSafeFileId } from "@uppy/core/utils";
 import { type PreviousUpload, defaultOptions } from "tus-js-client";
@@ -24,8 +24,8 @@ export class Recogniser {
     return (await this.candidates(item)).length > 0;
   }
 
-  /** The uploads that this browser began and did not finish with a file of this name, type, size and date, by this user;
-   *  those that another file of this window goes on with left out. The newest first. */
+  /** This user's unfinished uploads, begun in this browser with a file of the same name, type, size and date; newest
+   *  first. Not those that another file of this window continues. */
   private async candidates({ file }: Item): Promise<PreviousUpload[]> {
     const found = await defaultOptions.urlStorage.findUploadsByFingerprint(this.fingerprint(file));
     return found
@@ -37,14 +37,14 @@ export class Recogniser {
     return this.list.all().some((item) => item.previous?.urlStorageKey === upload.urlStorageKey);
   }
 
-  /** What uploads are found again by. It is no proof of identity. */
+  /** Uploads are found again by it. It does not prove that two files are the same. */
   fingerprint(file: globalThis.File): string {
     const described = { name: file.name, type: file.type, data: file } as unknown as Parameters<typeof getSafeFileId>[0];
     return ["tus", getSafeFileId(described, this.uppyId), this.endpoint].join("-");
   }
 
-  /** Looks for the upload that was begun with this very file, to go on with it. False if the file must not be sent: it
-   *  cannot be read, the server cannot be reached, or the file was taken off the list. */
+  /** Looks for the upload that was begun with this very file, and chooses it to be continued. False if the file must not
+   *  be sent: it cannot be read, the server cannot be reached, or the file was taken off the list. */
   async recognise(item: Item): Promise<boolean> {
     const { signal } = item.ended;
     for (const delay of retryDelays()) {
@@ -56,7 +56,7 @@ export class Recogniser {
           const compared = await this.compared(item, candidate, signal);
           if (signal.aborted) return false;
           if (compared instanceof Different) others += 1;
-          // Of two files that are the same in all they have stored, only one can have it.
+          // If two files agree in all that is stored, only one of them can have the upload.
           else if (compared !== null && !this.isTaken(candidate)) {
             this.take(item, candidate, compared);
             break;
@@ -80,7 +80,7 @@ export class Recogniser {
     return false;
   }
 
-  /** The file goes on with that upload; one that was only compared with it gives way in its row. */
+  /** The file continues that upload, and takes its row from a file that was only compared with it. */
   private take(item: Item, candidate: PreviousUpload, compared: Compared): void {
     const id = idOf(candidate.uploadUrl!);
     for (const other of this.list.all()) if (other !== item && other.shownAs === id) this.list.showAs(other, null);
@@ -90,14 +90,14 @@ export class Recogniser {
     if (compared.whole) item.sum = "settled";
   }
 
-  /** How the file compares with what the server has of an upload; null if there is nothing to go on with. */
+  /** Compares the file with what the server has of an upload. Null if there is nothing to continue. */
   private async compared(item: Item, candidate: PreviousUpload, signal: AbortSignal): Promise<Compared | Different | null> {
     try {
       const compared = await inTime(this.stallMs, signal, (limited) =>
         compare(this.hasher, item.file, pathOf(candidate.uploadUrl!), limited),
       );
-      // It is said already what it must become, and nothing is stored that could be lost; or all was sent by others, and
-      // nothing that this window sends would prove that it was this file.
+      // Nothing is stored yet, and the SHA-256 is announced already. Or all bytes have arrived, and nothing that this
+      // window could send would prove that they are of this file.
       const useless = compared.complete || (compared.bytes === 0 && compared.sha256Known);
       return useless && !compared.whole ? null : compared;
     } catch (error) {

@@ -1,17 +1,17 @@
-// The requests of tus-js-client, with two things that it does not look at: what the server has of an upload is compared
-// with the file before anything is added to it, and a file that cannot be read is not taken for a lost connection.
+// The requests of tus-js-client, with two checks of our own: before an upload is continued, the file is compared with
+// what the server has; and a file that cannot be read is not mistaken for a lost connection.
 
 import { type HttpRequest, type HttpResponse, type HttpStack, defaultOptions } from "tus-js-client";
 
 export interface Checks {
-  /** The server told an offset, and the next request would go on from there. Rejects if it must not. */
+  /** The server told an offset, and the next request would continue there. Rejects if it must not. */
   beforeGoingOn(offset: number, signal: AbortSignal): Promise<void>;
   /** A request with bytes of the file broke off. Rejects if the file is the reason. */
   afterBreak(): Promise<void>;
 }
 
-/** Where an upload is, on the site that this page came from: the server names uploads by its public address, and whoever
- *  came by another one (a tunnel, a second name) must stay with that. */
+/** The path of an upload on the site that this page came from. The server's URLs have its public address, but the user
+ *  may have come by another one (a tunnel, a second name), and must stay with it. */
 export function pathOf(url: string): string {
   return new URL(url, location.href).pathname;
 }
@@ -51,7 +51,7 @@ function checked(inner: HttpRequest, checks: Checks): HttpRequest {
     getHeader: (header) => inner.getHeader(header),
     setProgressHandler: (handler) => inner.setProgressHandler(handler),
     getUnderlyingObject: () => inner.getUnderlyingObject(),
-    // As the request itself, which never answers once it was aborted: tus-js-client may have begun another by then.
+    // Like the request itself, never answers after it was aborted: tus-js-client may have begun another one by then.
     send: (body) =>
       new Promise((resolve, reject) => {
         if (aborted.signal.aborted) return;

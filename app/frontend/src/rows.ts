@@ -1,5 +1,5 @@
-// The table of files. The server wrote the rows that exist at page load; new ones are cloned from its <template>,
-// so the markup of a row exists once (templates/_row.html).
+// The table of files. The server writes the rows that exist when the page loads. New rows are cloned from its
+// <template>, so the markup of a row is written once (templates/_row.html).
 
 import type { Sending, View } from "./view";
 
@@ -38,7 +38,7 @@ const PHASES: Record<Sending["phase"], string> = {
   failed: "Stopped",
 };
 
-/** Shows the moment of a <time> as people here write it. */
+/** Shows the time of a <time> in the format of this browser. */
 export function localise(node: HTMLTimeElement): void {
   node.textContent = new Date(node.dateTime).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
@@ -49,7 +49,7 @@ export class Row {
 
   constructor(readonly element: HTMLElement) {}
 
-  /** Writes what is known into the element, touching only what differs: a click or a screen reader is not interrupted. */
+  /** Writes what is known into the element. Changes only what differs, so as not to disturb clicks and screen readers. */
   render(): void {
     const { view, sending } = this;
     if (view !== null) {
@@ -81,7 +81,7 @@ export class Row {
     const node = this.field(name);
     if (node === null) return;
     if (node.textContent !== value) node.textContent = value;
-    // Hidden rather than empty, so that no gap is left for it.
+    // Hidden if it is empty, so that it leaves no gap.
     if (node.hidden !== (value === "")) node.hidden = value === "";
   }
 
@@ -133,11 +133,11 @@ export class Rows {
     return this.byId.get(id);
   }
 
-  /** Gives a row its upload's id; another row that already shows this upload goes. */
+  /** Gives a row its upload's id. Another row that already shows this upload is removed. */
   name(row: Row, id: string): void {
     const other = this.byId.get(id);
     if (other === row) return;
-    // What was known under another id is not about this upload.
+    // The view so far may be of another upload.
     row.view = other?.view ?? null;
     other?.element.remove();
     for (const [key, value] of this.byId) if (value === row) this.byId.delete(key);
@@ -167,7 +167,7 @@ export class Rows {
     row.render();
   }
 
-  /** What the server has, newest first. Rows that it no longer has go, unless this window is sending them. */
+  /** Shows what the server has, newest first. Removes all other rows, unless this window is sending them. */
   replaceAll(views: View[]): void {
     const ids = new Set(views.map((view) => view.id));
     for (const [id, row] of [...this.byId]) if (!ids.has(id) && row.sending === null) this.remove(row);

@@ -1,5 +1,5 @@
-// Sending files: Uppy's core keeps the queue, its tus plugin (tus-js-client) sends. Added here are the patience to outlast
-// a failover, and that an upload is only continued with the file that began it.
+// Sending files: Uppy's core keeps the queue, and its tus plugin (tus-js-client) sends. This adds the patience to outlast
+// a failover, and sees to it that an upload is only continued with the file that began it.
 
 import Uppy, { type Body, type Meta, type UppyFile } from "@uppy/core";
 import Tus, { type TusOpts } from "@uppy/tus";
@@ -21,12 +21,12 @@ export interface SenderOptions {
   owner: string;
   maxBytes: number;
   simultaneous: number;
-  /** How long nothing may happen to an upload before its connection counts as dead: longer than the server, which may be
-   *  waiting for a fail-over itself, leaves a request without an answer. */
+  /** How long nothing may happen to an upload before its connection counts as dead. Longer than the server leaves a
+   *  request without an answer: it may be waiting for a failover. */
   stallMs: number;
 }
 
-/** A comparison this long ago, in milliseconds, was just made: what begins an upload need not be compared twice. */
+/** A comparison is not repeated for this many milliseconds: a file is compared before it is given to Uppy. */
 const FRESH_MS = 10_000;
 
 /** Sends files and tells `listener` how each is doing. `key` names a file within this window. */
@@ -59,11 +59,11 @@ export class Sender {
       endpoint: options.endpoint,
       limit: options.simultaneous,
       retryDelays: retryDelays(),
-      // Only an unfinished upload is to be found again: choosing a finished file once more uploads it once more.
+      // Only unfinished uploads are found again: a file that is chosen again after it was finished is uploaded again.
       removeFingerprintOnSuccess: true,
       allowedMetaFields: ["name", "type"],
     });
-    // Uppy also tells of files that have left this list.
+    // Uppy also reports files that have left this list.
     const ifListed = (file: QueuedFile | undefined, act: (item: Item) => void): void => {
       const item = file && this.list.get(file.id);
       if (item !== undefined) act(item);
@@ -115,8 +115,8 @@ export class Sender {
     this.uppy.removeFile(key);
   }
 
-  /** Takes a file that is not being sent (any more) off the list; what the server has of it stays, so that choosing it
-   *  again goes on. */
+  /** Takes a file that is not being sent (any more) off the list. The server keeps what it has, so choosing the file
+   *  again continues the upload. */
   dismiss(key: string): void {
     const item = this.list.get(key);
     if (item !== undefined) this.forget(item);
@@ -127,7 +127,7 @@ export class Sender {
     return this.list.all().some((item) => item.phase !== "failed");
   }
 
-  // --- From being chosen to being sent ---------------------------------------------------------------------------------
+  // --- Before sending -------------------------------------------------------------------------------------------------
 
   private async enlist(file: File): Promise<void> {
     const item = this.list.add(file);
@@ -164,7 +164,7 @@ export class Sender {
       addUpload: async (_, upload) => {
         const urlStorageKey = await defaultOptions.urlStorage.addUpload(this.recogniser.fingerprint(item.file), upload);
         item.previous = { ...upload, urlStorageKey };
-        // What was settled was about an upload that is no longer there.
+        // The server was told about an earlier upload, which no longer exists.
         if (item.sum === "settled") item.sum = "unknown";
         this.announcer.sumUp(item);
         return urlStorageKey;
@@ -189,13 +189,13 @@ export class Sender {
     };
     this.uppy.setFileState(key, { tus } as Partial<QueuedFile>);
     this.list.show(item);
-    // Shown as what it is from the start, and not only when its turn comes.
+    // So that it is shown in its upload's row from the start, and not only when its turn comes.
     if (item.previous !== null) this.listener.onUrl(key, idOf(item.previous.uploadUrl!));
   }
 
-  // --- While it is sent ------------------------------------------------------------------------------------------------
+  // --- While sending --------------------------------------------------------------------------------------------------
 
-  /** The file is compared with what the server has, each time that it is gone on with. */
+  /** Compares the file with what the server has, each time before sending continues. */
   private async beforeGoingOn(item: Item, offset: number, signal: AbortSignal): Promise<void> {
     if (item.stop !== null) throw item.stop;
     const fresh = offset <= item.compared && performance.now() - item.comparedAt < FRESH_MS;
@@ -210,7 +210,7 @@ export class Sender {
     if (!signal.aborted) this.list.set(item, "waiting");
   }
 
-  /** Waits, and remembers an error that no further try can mend. */
+  /** Waits for `work`, and remembers an error that no further try can mend. */
   private async stopping(item: Item, work: Promise<unknown>): Promise<void> {
     try {
       await work;
@@ -224,9 +224,9 @@ export class Sender {
     item.speed.add(sent);
     item.sent = sent;
     item.moved = performance.now();
-    // Not at the first word of it: what is gone on with shall go on at once.
+    // Not at the first event: sending shall continue first.
     if (item.phase === "sending") this.announcer.sumUp(item);
-    // A last event of a connection that was just closed must not hide that it was.
+    // A late event of a closed connection must not hide that it is closed.
     if (item.phase !== "paused" && item.phase !== "failed") {
       item.phase = "sending";
       item.hint = "";
@@ -234,7 +234,7 @@ export class Sender {
     this.list.show(item);
   }
 
-  /** Sending has ended without success. The file leaves Uppy, which would try it again before any other one. */
+  /** Sending has failed. The file leaves Uppy, which would try it again before all other files. */
   private failed(item: Item, error: Error, status: number | undefined): void {
     const { stop, previous } = item;
     item.ended.abort();
@@ -255,22 +255,22 @@ export class Sender {
     });
   }
 
-  /** Ends the sending for a reason that tus-js-client does not know. */
+  /** Stops the sending for a reason that tus-js-client does not know. */
   private halt(item: Item, reason: Different | Unreadable): void {
     item.stop = reason;
     const upload = this.tus().uploaders[item.key];
-    // Without one it has not begun to send: it stops when it asks where to go on.
+    // If there is none, sending has not begun: it stops when it asks for the offset.
     if (upload) void upload.abort().then(() => upload.options.onError?.(reason));
   }
 
-  /** A connection whose other end is gone without a word (a host without power, a changed network) never ends by itself. */
+  /** Starts stalled uploads again: a connection to a host that lost its power, or over a changed network, never ends. */
   private reviveStalled(stallMs: number): void {
     for (const item of this.list.all()) {
       const stalled = performance.now() - item.moved > stallMs;
       if (!stalled || !item.begun || (item.phase !== "sending" && item.phase !== "reconnecting")) continue;
       const upload = this.tus().uploaders[item.key];
       if (!upload) continue;
-      this.list.set(item, "reconnecting", "Nothing moves any more: trying another connection. What the server has stored is kept.");
+      this.list.set(item, "reconnecting", "No bytes get through: trying another connection. What the server has stored is kept.");
       void upload.abort().then(() => upload.start());
     }
   }
@@ -280,7 +280,7 @@ export class Sender {
     item.sent = item.file.size;
     this.announcer.sumUp(item);
     if (item.sum === "computing") {
-      this.list.set(item, "comparing", "All has arrived, and is compared with the file on this device.");
+      this.list.set(item, "comparing", "Everything has arrived, and is compared with the file on this device.");
     } else {
       this.finished(item, null);
     }
@@ -292,7 +292,7 @@ export class Sender {
     this.forget(item);
   }
 
-  // --- When it is sent no more ---------------------------------------------------------------------------------------
+  // --- After sending ---------------------------------------------------------------------------------------
 
   /** Takes a file that is not being sent any more off the list, so that it can be chosen again. */
   private forget(item: Item): void {
@@ -301,8 +301,8 @@ export class Sender {
     if (item.begun) this.removeWhenReleased(item.key);
   }
 
-  /** While the tus plugin still holds a file, removing it means deleting it on the server, even if it has just been
-   *  completed: the plugin tells of the success before it lets go. */
+  /** While the tus plugin still holds a file, removing it deletes it on the server, even if it has just been completed:
+   *  the plugin reports the success before it releases the file. */
   private removeWhenReleased(key: string): void {
     if (this.tus().uploaders[key]) window.setTimeout(() => this.removeWhenReleased(key), 10);
     else this.uppy.removeFile(key);

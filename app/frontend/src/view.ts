@@ -1,4 +1,4 @@
-/** One upload as `GET /api/events` tells it; made by `longhaul/web/views.py`, which documents each field. */
+/** One upload in `GET /api/events`. Made by `longhaul/web/views.py`, which documents each field. */
 export interface View {
   id: string;
   state: string;
@@ -20,10 +20,10 @@ export interface View {
   can_remove: boolean;
 }
 
-/** What this window knows of a file that it is sending itself. */
+/** What this window shows of a file that it is sending. */
 export interface Sending {
   phase: "checking" | "waiting" | "sending" | "paused" | "reconnecting" | "comparing" | "failed";
-  /** Whether there is an upload of it: before that there is nothing to pause or to delete. */
+  /** Whether it has an upload. Before that there is nothing to pause or to delete. */
   begun: boolean;
   percent: number;
   text: string;

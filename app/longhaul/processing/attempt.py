@@ -38,34 +38,34 @@ from longhaul.uploads.results import Result, result_object
 log = logs.get(__name__)
 
 DEFAULT_PROCESSOR = "inspect_file"
-"""What is run for an upload whose metadata does not name a `processor`."""
+"""Runs if the metadata of an upload does not name a `processor`."""
 UNKNOWN_TRIES = 8
-"""At this attempt an unknown processor is a failure. The queue spreads so many over ten minutes: while processors are
-shipped or a release is deployed, another worker may know it."""
+"""At this attempt an unknown processor becomes a failure. So many attempts take ten minutes: while processors are
+shipped or a release is deployed, another worker may know the processor."""
 REPORT_SECONDS = 1.0
-"""How often progress is written to the database at most."""
+"""Shortest time between two reports of progress to the database."""
 UNCHANGED_SECONDS = 5.0
-"""How often it is written when there is none."""
+"""Time between two reports if there is no progress."""
 RESULTS = 100
 """Most results of one run."""
-# Shares of the whole that fetching the file and storing the results are shown as.
+# Shares of the progress bar for fetching the file and for storing the results.
 FETCHING, STORING = 0.3, 0.05
 
 
 class NotNow(Exception):
-    """Something that the file cannot help (a store that is away, a full disk): run the job again later."""
+    """The file is not the reason (an unreachable store, a full disk): run the job again later."""
 
 
 class Interrupted(NotNow):
-    """The run was ended from outside. Counted, in case it is the job itself that brings its host down."""
+    """The run was ended from outside. These are counted: the job itself may bring its host down."""
 
 
 class Unwanted(Exception):
-    """Another attempt has begun, or the upload was deleted: nothing of this one is wanted any more."""
+    """Another attempt has begun, or the upload was deleted: this attempt must stop."""
 
 
 class Failed(Exception):
-    """The processing failed for good; the text is for the user, `sha256` that of the content if it matters."""
+    """The processing failed for good. The text is for the user. `sha256` is that of the content if it is the reason."""
 
     def __init__(self, text: str, sha256: str | None = None) -> None:
         super().__init__(text)
@@ -74,7 +74,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class JobDirectory:
-    """Where the files of one attempt lie on this host."""
+    """The directory of one attempt's files on this host."""
 
     path: Path
 
@@ -90,12 +90,12 @@ class JobDirectory:
 
     @property
     def scratch(self) -> Path:
-        """Where it may write anything else."""
+        """Where the processor writes temporary files."""
         return self.path / "scratch"
 
     @classmethod
     def make(cls, work: Path, attempt_id: uuid.UUID) -> JobDirectory:
-        """Create it, shared with the group of `work`: the processor runs as another user of that group."""
+        """Create it for the group of `work`: the processor runs as another user of that group."""
         directory = cls(work / attempt_id.hex)
         directory.path.mkdir(mode=0o750)
         directory.output.mkdir(mode=0o770)
@@ -103,7 +103,7 @@ class JobDirectory:
         return directory
 
     def remove(self) -> None:
-        """Remove it with all that is in it; what cannot be removed is logged and left."""
+        """Remove it with all its files. What cannot be removed is logged and left."""
         shutil.rmtree(self.path, onexc=_log_leftover)
 
 
@@ -123,22 +123,22 @@ class JobServices:
 
 
 async def process(services: JobServices, upload_id: str, job_id: int, request_id: str | None) -> None:
-    """Do what a job of the queue asks for, once, to a verdict: done or failed.
+    """Make one attempt for a job of the queue, up to a verdict: done or failed.
 
-    Raises NotNow if there is none and the job should run again. If it is cancelled, the upload is queued again first.
+    Raises NotNow if there is no verdict and the job should run again. If cancelled, it queues the upload again first.
     """
     try:
         await _process(services, upload_id, job_id, request_id)
     except DatabaseUnavailable as error:
-        # Nothing can be recorded either; the next attempt supersedes this one.
+        # Nothing can be recorded now. The next attempt supersedes this one.
         raise NotNow(str(error)) from error
 
 
 async def _process(services: JobServices, upload_id: str, job_id: int, request_id: str | None) -> None:
-    """See `process`. Raises DatabaseUnavailable too, wherever the database stays away."""
+    """See `process`. Also raises DatabaseUnavailable, if the database stays away."""
     attempt = await services.attempts.begin(upload_id, job_id)
     if attempt is None:
-        log.info("nothing to process: the upload is finished, deleted or was interrupted too often")
+        log.info("nothing to process: the upload is finished, deleted, or was interrupted too often")
         return
     with logs.bound(attempt_id=attempt.id.hex):
         log.info("attempt begins", extra={"number": attempt.number, "size": attempt.upload.size})
@@ -150,7 +150,7 @@ async def _process(services: JobServices, upload_id: str, job_id: int, request_i
             log.warning("processing failed", extra={"error": str(failure)})
             await services.attempts.fail(attempt, str(failure), sha256=failure.sha256)
         except asyncio.CancelledError:
-            log.info("attempt handed back: the worker stops")
+            log.info("attempt given back: the worker stops")
             with contextlib.suppress(DatabaseUnavailable):
                 await services.attempts.give_back(attempt, None)
             raise
@@ -161,8 +161,8 @@ async def _process(services: JobServices, upload_id: str, job_id: int, request_i
         except DatabaseUnavailable:
             raise
         except Exception:
-            log.exception("a mistake of the program ended the attempt")
-            await services.attempts.fail(attempt, "The processing broke because of a mistake in the program.")
+            log.exception("an error in this program ended the attempt")
+            await services.attempts.fail(attempt, "The processing failed because of an error in this site's program.")
 
 
 async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request_id: str | None) -> None:
@@ -202,7 +202,7 @@ async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request
         except Mismatch as error:
             raise Failed(str(error), sha256) from error
         if not published:
-            # Its objects are left to upkeep, which knows for certain that nobody refers to them.
+            # Upkeep deletes its objects, once it is certain that nothing refers to them.
             raise Unwanted
         log.info("results published", extra={"sha256": sha256, "results": [result.name for result in results]})
     finally:
@@ -210,7 +210,7 @@ async def _attempt(services: JobServices, attempt: Attempt, job_id: int, request
 
 
 def _check_processor(runner: Runner, attempt: Attempt, processor: str) -> None:
-    """Find out whether it exists before the whole file is fetched. Raises Failed, NotNow."""
+    """Check that the processor exists before the whole file is fetched. Raises Failed, NotNow."""
     try:
         runner.check(processor)
     except UnknownProcessor as error:
@@ -220,7 +220,7 @@ def _check_processor(runner: Runner, attempt: Attempt, processor: str) -> None:
 
 
 async def _fetch(services: JobServices, upload: Upload, directory: JobDirectory, progress: _Progress) -> str:
-    """Write the verified content to `input`; returns its SHA-256 in hexadecimal."""
+    """Write the verified content to `input`. Returns its SHA-256 in hexadecimal."""
     loop = asyncio.get_running_loop()
     digest = hashlib.sha256()
     done = 0
@@ -228,7 +228,7 @@ async def _fetch(services: JobServices, upload: Upload, directory: JobDirectory,
     try:
         with directory.input.open("wb") as file:
             if upload.size:
-                # Takes the space at once: with several jobs on one disk, finding it full in the middle helps nobody.
+                # Reserves the space at once, so that a disk shared by several jobs does not become full half-way.
                 os.posix_fallocate(file.fileno(), 0, upload.size)
             async for block in read_content(services.store, pieces):
                 await loop.run_in_executor(hashing, digest.update, block)
@@ -247,7 +247,7 @@ async def _fetch(services: JobServices, upload: Upload, directory: JobDirectory,
         raise Failed(f"Only {done} of {upload.size} bytes of this file are stored. Upload the file again.")
     sha256 = digest.hexdigest()
     if upload.expected_sha256 not in (None, sha256):
-        # Known before the processor runs, unless the sender says it later: then publishing finds it.
+        # Found here before the processor runs. If the sender says its SHA-256 later, publishing finds it.
         log.warning(
             "what arrived is not what was sent", extra={"sha256": sha256, "expected_sha256": upload.expected_sha256}
         )
@@ -281,9 +281,9 @@ def failure_text(processor: str, outcome: Outcome) -> str:
     if outcome.exit_code is not None and outcome.exit_code < 0:
         return (
             f"The program {processor} was stopped (signal {-outcome.exit_code}), probably because it needed more memory"
-            " than it may have."
+            " than is allowed."
         )
-    return f"The program {processor} broke (exit code {outcome.exit_code}) without saying why; its log has the reason."
+    return f"The program {processor} failed (exit code {outcome.exit_code}) without a message; its log has the reason."
 
 
 async def _store_results(store: Store, attempt: Attempt, directory: JobDirectory, progress: _Progress) -> list[Result]:
@@ -306,8 +306,8 @@ async def _store_results(store: Store, attempt: Attempt, directory: JobDirectory
 
 async def _store_result(store: Store, attempt: Attempt, path: Path) -> Result:
     """Store one result. Raises OSError if it is not a plain file."""
-    # Opened once and read through that descriptor: a link, or a file that is swapped for one, must not make the worker
-    # publish what only the worker may read.
+    # Opened once and read through that descriptor: a link, or a file that is replaced by one, must not make the worker
+    # publish a file that only the worker may read.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -336,7 +336,7 @@ def metadata_text(upload: Upload, name: str) -> str | None:
 
 
 class _Progress:
-    """The newest progress of an attempt, and its way into the database."""
+    """The newest progress of an attempt, and its reports to the database."""
 
     def __init__(self, attempts: Attempts, attempt: Attempt) -> None:
         self._attempts = attempts
@@ -347,12 +347,12 @@ class _Progress:
         self._shown = (fraction, printable(message))
 
     async def keep_reporting(self) -> None:
-        """Write progress for as long as the attempt is wanted; returns when it is not any more."""
+        """Report progress for as long as the attempt is wanted. Returns when it no longer is."""
         written, written_at = self._shown, 0.0
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(REPORT_SECONDS)
-            # Without news it is written now and then all the same, to learn whether the attempt is still wanted.
+            # A report without news tells whether the attempt is still wanted.
             if self._shown == written and clock() - written_at < UNCHANGED_SECONDS:
                 continue
             written, written_at = self._shown, clock()
@@ -364,9 +364,9 @@ class _Progress:
 
 
 async def _while_wanted[T](progress: _Progress, work: Coroutine[None, None, T]) -> T:
-    """What `work` returns. While it runs its progress is reported; it is cancelled when nobody wants it any more.
+    """Run `work` and return what it returns, reporting its progress. Cancel it if the attempt is no longer wanted.
 
-    Raises Unwanted then, or what ended the reporting.
+    Raises Unwanted then, or the error that ended the reporting.
     """
     running = asyncio.create_task(work)
     reporting = asyncio.create_task(progress.keep_reporting())

@@ -1,9 +1,9 @@
-"""Taking jobs from the queue: Procrastinate, with the guards that make its recovery from failures safe for us.
+"""Taking jobs from the queue: Procrastinate, with guards that make its recovery from failures safe.
 
-Procrastinate notices a dead worker by its missing heartbeat. A worker that only lost its database for a while looks the
-same, so no job is taken from anybody before the database has been reachable for `stalled_seconds`, long enough for the
-living to have sent a heartbeat again. If a job runs twice nevertheless, `records` see to it that it is published
-once, and each run decides about the job only for as long as it was not put back into the queue.
+Procrastinate notices a dead worker by its missing heartbeat. A living worker that lost the database for a while looks
+the same. So a worker keeps its jobs until the database has been reachable for `stalled_seconds`: by then a living
+worker has sent a heartbeat again. If a job runs twice nevertheless, `records` publishes it once, and a run can no
+longer decide about a job that was put back into the queue.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ log = logs.get(__name__)
 UPKEEP_QUEUE = "upkeep"
 UPKEEP_TASK = "longhaul.upkeep"
 FETCH_SECONDS = 1.0
-"""How often a free worker asks for a job; nobody notifies it (see the migrations)."""
+"""How often a free worker asks for a job. It is not notified (see the migrations)."""
 HEARTBEATS = 18
-"""How many heartbeats a worker sends in the time after which it counts as dead."""
+"""Heartbeats that a worker sends in `stalled_seconds`."""
 REAPS = 12
-"""How often dead workers are looked for in that time."""
+"""Searches for dead workers in `stalled_seconds`."""
 DECIDE_SECONDS = 60.0
-"""How long the queue is told of a job's end: another primary is there before that."""
+"""How long a job's end is reported to the queue again and again. A failover takes less time."""
 DECIDE_AGAIN_SECONDS = 1.0
 TCP_USER_TIMEOUT_MS = 20_000
-"""More than for other connections: a network that is away for less must not end the worker and its jobs."""
+"""Longer than for other connections: a short break of the network must not end the worker and its jobs."""
 CONNECT_SECONDS = 15.0
 LONGEST_DELAY_SECONDS = 300
 KEEP_JOBS_HOURS = 30 * 24
@@ -53,7 +53,7 @@ type Upkeep = Callable[[], Awaitable[None]]
 
 
 class _Again(BaseRetryStrategy):
-    """A job that was put off runs again later; one that was handed back by a worker that stops, at once."""
+    """A job that was put off runs again later. A job that a stopping worker gave back runs again at once."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
         if isinstance(exception, asyncio.CancelledError):
@@ -67,14 +67,15 @@ class _Again(BaseRetryStrategy):
 class _JobsOfThisRun(JobManager):
     """Ends a job, or puts it back, only for the run that it was fetched for.
 
-    Procrastinate asks for the job's id alone. Each way back into the queue raises `attempts`, so a worker that was
-    thought dead finds another number there and leaves the job to whoever runs it now.
+    Procrastinate itself looks at the job's id only. Each return to the queue raises `attempts`. So a worker that was
+    thought dead finds another number, and leaves the job to the run that has it now.
 
-    It also asks once: a job whose end the database did not hear would be its worker's as long as that lives.
+    Procrastinate also reports the end of a job only once. If the database does not learn it, the job stays with its
+    worker for as long as that worker lives. So the end is reported until it is known.
     """
 
     async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
-        """End the job, unless it is another run's by now."""
+        """End the job, unless it belongs to another run by now."""
         await self._decide(
             job,
             "select procrastinate_finish_job_v1(id, %(status)s, %(delete_job)s) from ours",
@@ -90,7 +91,7 @@ class _JobsOfThisRun(JobManager):
         queue: str | None = None,
         lock: str | None = None,
     ) -> None:
-        """Put the job back into the queue, unless it is another run's by now."""
+        """Put the job back into the queue, unless it belongs to another run by now."""
         await self._decide(
             job,
             "select procrastinate_retry_job_v2(id, %(retry_at)s, %(priority)s, %(queue)s, %(lock)s) from ours",
@@ -101,7 +102,7 @@ class _JobsOfThisRun(JobManager):
         )
 
     async def _decide(self, job: Job, decision: LiteralString, **values: Any) -> None:
-        # Locked by a query of its own: one query would decide first and lock then.
+        # The row is locked in a query of its own: else the decision could be made before the lock is held.
         query: LiteralString = (
             "with ours as (select id from procrastinate_jobs where id = %(id)s and status = 'doing'"  # noqa: S608 - of our words only
             " and attempts = %(attempts)s for update) " + decision
@@ -112,17 +113,17 @@ class _JobsOfThisRun(JobManager):
                 done = await self.connector.execute_query_all_async(query, id=job.id, attempts=job.attempts, **values)
                 break
             except UniqueViolation:
-                raise  # an answer, and the last one
+                raise  # this is an answer: asking again would not change it
             except ConnectorException as error:
                 if asyncio.get_running_loop().time() > until:
                     raise
                 log.warning(
-                    "the queue did not hear what becomes of a job: told again",
+                    "the end of a job did not reach the queue: reporting it again",
                     extra={"job_id": job.id, "error": cause(error)},
                 )
             await asyncio.sleep(DECIDE_AGAIN_SECONDS)
         if not done:
-            log.info("the job has ended or is another run's by now: left alone", extra={"job_id": job.id})
+            log.info("the job has ended or belongs to another run by now: left alone", extra={"job_id": job.id})
 
 
 def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
@@ -136,7 +137,7 @@ def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
         ),
         min_size=1,
         max_size=4,
-        # For a connection; after that the worker ends, and is started again until the database is back.
+        # For a connection. After that the worker ends, and is started again until the database is back.
         timeout=CONNECT_SECONDS,
     )
     app = App(connector=connector)
@@ -162,10 +163,10 @@ def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
 async def work(app: App, settings: Settings) -> bool:
     """Take jobs until SIGTERM or SIGINT (True), or until the database is away for longer than a heartbeat (False).
 
-    After that, running jobs get half of `job_stop_seconds` to end; then they are cancelled, which hands them back.
+    After that, running jobs get half of `job_stop_seconds` to end. Then they are cancelled and given back.
     """
     stop_seconds = settings.job_stop_seconds / 2
-    # Its lines lack our ids, and `job` says the same with them.
+    # Its lines have no upload id; our own lines say the same with the ids.
     logging.getLogger("procrastinate").setLevel(logging.WARNING)
     log.info("worker takes jobs", extra={"concurrency": settings.worker_concurrency})
     told_to_stop = asyncio.Event()
@@ -188,7 +189,7 @@ async def work(app: App, settings: Settings) -> bool:
     stopping = asyncio.create_task(told_to_stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if told_to_stop.is_set():
-        log.info("worker stops: running jobs may end, or are handed back", extra={"seconds": stop_seconds})
+        log.info("worker stops: running jobs may end, or are given back", extra={"seconds": stop_seconds})
     for task in (working, stopping):
         task.cancel()
     await asyncio.wait({working, stopping})
@@ -198,7 +199,7 @@ async def work(app: App, settings: Settings) -> bool:
 
 
 async def reap(app: App, stalled_seconds: float) -> None:
-    """Give the jobs of dead workers back to the queue, for ever."""
+    """Give the jobs of dead workers back to the queue, until cancelled."""
     loop = asyncio.get_running_loop()
     reachable_since: float | None = None
     while True:
@@ -216,17 +217,17 @@ async def reap(app: App, stalled_seconds: float) -> None:
 
 
 def cause(error: ConnectorException) -> str:
-    """What PostgreSQL or the network said: Procrastinate's own error only says that there was one."""
+    """The message of PostgreSQL or the network. Procrastinate's own error does not contain it."""
     return str(error.__cause__ or error)
 
 
 async def requeue(app: App, job: Job) -> None:
-    """Give the job of a dead worker back to the queue, unless that has happened."""
+    """Give the job of a dead worker back to the queue, unless that was done already."""
     upload_id, request_id = job.task_kwargs.get("upload_id"), job.task_kwargs.get("request_id")
     with logs.bound(job_id=job.id, upload_id=str(upload_id), request_id=str(request_id)):
         log.warning("the worker of this job is dead: the job runs again", extra={"worker": job.worker_id})
         try:
             await app.job_manager.retry_job(job)
         except UniqueViolation:
-            log.info("not queued again: another job that waits will do the same")
+            log.info("not queued again: another waiting job does the same")
             await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)

@@ -2,9 +2,9 @@
 
 1. Each run of a processor is an attempt with an id of its own, under which its results are stored.
 2. Beginning an attempt supersedes the one before: at most one attempt of an upload is `running`.
-3. Results are published by one transaction that finds its attempt still running and the upload still processing. So a
-   job that ran twice, because a worker was thought dead and was not, publishes once.
-4. Each transaction may run twice (its outcome can be unknown after a lost connection) and gives the same answer.
+3. Results are published by one transaction, if it finds the attempt still running and the upload still processing. So
+   a job that ran twice, because a living worker was thought dead, publishes once.
+4. Each transaction may run twice, because its outcome is unknown after a lost connection. It gives the same answer.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from longhaul.uploads.model import MISMATCH, Mismatch, Upload
 from longhaul.uploads.results import Result
 
 PATIENCE_SECONDS = 600.0
-"""How long a worker waits for a database that is away before it gives the job up: results are worth waiting for."""
+"""How long a worker waits for an unreachable database before it drops the attempt. Long, to keep finished results."""
 INTERRUPTIONS = 10
-"""An attempt that never ended (a worker died, or handed it back) may be repeated this often by one job. More means that
-the job itself takes its worker down."""
+"""How often one job may begin again after an attempt without a verdict (the worker died, or gave it back). More means
+that the job itself takes its worker down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """A run of a processor on `upload`, which is its row as it was at the beginning."""
+    """A run of a processor on `upload`, the row as it was at the beginning."""
 
     id: uuid.UUID
     number: int
@@ -42,17 +42,17 @@ class Attempts:
     def __init__(
         self, database: Database, *, worker: str, release: str = "", patience: float = PATIENCE_SECONDS
     ) -> None:
-        """`worker` is this host's name and `release` what it runs; a database that is away is waited for up to
-        `patience` seconds."""
+        """`worker` is this host's name and `release` what it runs. Transactions wait up to `patience` seconds for an
+        unreachable database."""
         self._database = database
         self._worker = worker
         self._release = release
         self._patience = patience
 
     async def begin(self, upload_id: str, job_id: int) -> Attempt | None:
-        """Begin a new attempt and supersede the one before; None if the upload needs no processing (any more).
+        """Begin a new attempt and supersede the one before. None if the upload needs no processing (any more).
 
-        An upload whose job was interrupted too often fails here. Raises DatabaseUnavailable.
+        If its job was interrupted too often, the upload fails here. Raises DatabaseUnavailable.
         """
         attempt_id = uuid.uuid4()
 
@@ -92,9 +92,9 @@ class Attempts:
         return await self._database.retrying(work, seconds=self._patience)
 
     async def report(self, attempt: Attempt, fraction: float, message: str) -> bool:
-        """Show how far the attempt is; False if it is no longer the current one and should stop.
+        """Show the progress of the attempt. False if it is no longer the current one and should stop.
 
-        Raises DatabaseUnavailable at once: the next report is soon.
+        Raises DatabaseUnavailable without a second try: the next report comes soon.
         """
 
         async def work(connection: Connection) -> bool:
@@ -116,7 +116,7 @@ class Attempts:
         results: Sequence[Result],
         processors: str = "",
     ) -> bool:
-        """Make the results visible and the upload done; False if another attempt or the user decided otherwise.
+        """Make the results visible and the upload done. False if another attempt began, or the upload was deleted.
 
         `processors` is the version of the scripts that made them. Raises Mismatch if the sender has said meanwhile that
         the content is something else.
@@ -156,7 +156,7 @@ class Attempts:
         return await self._database.retrying(work, seconds=self._patience)
 
     async def fail(self, attempt: Attempt, error: str, *, sha256: str | None = None) -> bool:
-        """Record that the processing failed, with a text for the user; False if the attempt is not current any more."""
+        """Record that the processing failed, with a text for the user. False if the attempt is no longer current."""
 
         async def work(connection: Connection) -> bool:
             if await self._current(connection, attempt) is None:
@@ -173,7 +173,7 @@ class Attempts:
     async def give_back(self, attempt: Attempt, reason: str | None) -> bool:
         """End the attempt without a verdict: the job runs again, here or elsewhere. False if it was not current.
 
-        Without a `reason` that lies outside of the job, it counts as one of the INTERRUPTIONS.
+        Without a `reason` that the job cannot help, it counts as one of the INTERRUPTIONS.
         """
 
         async def work(connection: Connection) -> bool:
@@ -194,7 +194,7 @@ class Attempts:
         """The state of each attempt that is known."""
 
         async def work(connection: Connection) -> dict[uuid.UUID, str]:
-            # A write, because objects are deleted on the strength of it: a state that was read could still be lost with
+            # A write: objects are deleted because of this state, and a state that was only read could be lost with
             # the primary.
             cursor = await connection.execute(
                 "update attempts set state = state where id = any(%s) and state <> 'running' returning id, state",
@@ -217,7 +217,7 @@ class Attempts:
         return upload if current else None
 
     async def _was_published(self, connection: Connection, attempt: Attempt) -> bool:
-        """Whether an earlier try of this very publication was committed; the write proves that it is on a quorum."""
+        """Whether an earlier try of this publication was committed. The write proves that it is on a quorum."""
         cursor = await connection.execute(
             "update uploads set server = server where id = %s and attempt_id = %s and state = 'done'",
             (attempt.upload.id, attempt.id),

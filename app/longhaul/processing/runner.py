@@ -1,4 +1,4 @@
-"""How a worker gets a processor run: as its own child, or by a sandboxed unit behind a socket."""
+"""Two ways in which a worker runs a processor: as its own child, or in a sandboxed unit behind a socket."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Runner(Protocol):
     """Runs processors."""
 
     def check(self, processor: str) -> None:
-        """Raise what `find_script` raises, at once and without a file, if a run would find no such processor."""
+        """Raise what `find_script` raises if there is no such processor. Needs no file."""
 
     async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
         """Run to the end; `on_progress` is called for each line of progress. Cancelling ends the run.
 
-        Raises ProcessorError if the run could not be made, which says nothing about the file.
+        Raises ProcessorError if the run was not possible. That says nothing about the file.
         """
 
 
@@ -68,7 +68,7 @@ class SocketRunner:
     """Asks the unit behind a Unix socket: one line with the job, then lines of progress, then the verdict."""
 
     def __init__(self, path: str, directory: Path) -> None:
-        """`directory` is the one whose scripts the unit runs."""
+        """`directory` holds the scripts that the unit runs."""
         self._path = path
         self._directory = directory
 
@@ -77,7 +77,7 @@ class SocketRunner:
         find_script(scripts_in_use(self._directory), processor)
 
     async def run(self, job: ProcessorJob, on_progress: OnProgress) -> Outcome:
-        """See Runner. Hanging up makes systemd end the run and all that belongs to it."""
+        """See Runner. If this side closes the connection, systemd ends the run and all its processes."""
         try:
             reader, writer = await asyncio.open_unix_connection(self._path, limit=2 * LINE_BYTES)
         except OSError as error:
@@ -97,10 +97,10 @@ class SocketRunner:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-        raise ProcessorInterrupted("the unit ended without a last word")
+        raise ProcessorInterrupted("the unit ended without a verdict")
 
 
-# Lines of a script never begin like this: the unit only passes on JSON objects.
+# No line of a script begins like this: the unit passes on JSON objects only.
 _VERDICT = b"="
 
 
@@ -121,7 +121,7 @@ def _verdict(line: bytes, outcome: Outcome) -> Outcome:
         kind = ProcessorInterrupted if verdict["interrupted"] else ProcessorError
         raise kind(verdict["error"])
     outcome.exit_code = verdict["exit_code"]
-    # A unit of the release before says nothing of it.
+    # A unit of an older release does not send it.
     outcome.processors = verdict.get("processors", "")
     return outcome
 

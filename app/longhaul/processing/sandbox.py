@@ -1,9 +1,9 @@
-"""`longhaul processor`: what systemd starts for each connection to the socket. Runs one job, with nobody's secrets.
+"""`longhaul processor`: systemd starts it for each connection to the socket. It runs one job and has no secrets.
 
 Standard input is the connection. Environment: LONGHAUL_PROCESSORS, the directory of the scripts that may be run;
-LONGHAUL_WORK, below which all files of a job lie; LONGHAUL_PROCESSOR_SECONDS, the longest time of a run (none: no
-limit). Exit codes: 0 the job was run (whatever came of it), 1 it was not, or not to its end (refused, terminated, the
-worker hung up), 2 wrongly started.
+LONGHAUL_WORK, the directory of all files of jobs; LONGHAUL_PROCESSOR_SECONDS, the longest time of a run (none: no
+limit). Exit codes: 0 the job was run, successfully or not; 1 it was not run to its end (refused, terminated, the worker
+closed the connection); 2 wrong start.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> int:
         )
         return 2
     try:
-        # A copy: asyncio closes the one it is given, and descriptor 0 must not become some other file.
+        # A copy: asyncio closes the socket that it is given, and descriptor 0 must not become another file.
         connection = socket.socket(fileno=os.dup(0))
     except OSError:
         sys.stderr.write("longhaul processor: standard input is not a connection; systemd starts this for a socket\n")
@@ -61,7 +61,7 @@ def main() -> int:
 
 @dataclass(frozen=True, slots=True)
 class RunLimits:
-    """What this unit does not go beyond: scripts of one directory, files of another, a time in seconds."""
+    """The limits of a run: the directory of its script, the directory of its files, and its time in seconds."""
 
     processors: Path
     work: Path
@@ -88,7 +88,7 @@ async def serve(connection: socket.socket, limits: RunLimits) -> int:
         writer.close()
         await writer.wait_closed()
     except OSError:
-        # The worker is gone, and with it whoever wanted to know.
+        # The worker is gone, so nobody needs the verdict.
         return 1
     return 0 if exit_code is not None else 1
 
@@ -96,7 +96,7 @@ async def serve(connection: socket.socket, limits: RunLimits) -> int:
 async def _run(
     job: ProcessorJob, scripts: Path, limits: RunLimits, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> int:
-    """Run the script unless the worker hangs up or systemd says stop. Raises ProcessorError."""
+    """Run the script until it ends, the worker closes the connection, or systemd stops this. Raises ProcessorError."""
     script = find_script(scripts, job.processor)
     for path in (job.input, job.output, job.scratch):
         if not Path(path).resolve().is_relative_to(limits.work.resolve()):
@@ -104,9 +104,9 @@ async def _run(
     log.info("processor starts", extra={"processor": job.processor, "version": version_of(scripts)})
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
-    # A worker says no more than its one line, so whatever comes now means that it hung up.
+    # A worker sends one line only. The next thing that arrives is the end of the connection.
     watches: dict[asyncio.Task[Any], str] = {
-        asyncio.create_task(reader.read(1)): "the worker hung up",
+        asyncio.create_task(reader.read(1)): "the worker closed the connection",
         asyncio.create_task(terminated.wait()): "the unit was told to stop",
     }
     run = asyncio.create_task(run_script(script, job, lambda line: _forward(line, writer)))
@@ -123,7 +123,7 @@ async def _run(
     if reasons:
         raise ProcessorInterrupted(" and ".join(reasons))
     hours = f"{limits.seconds / 3600:.1f} hours"
-    log.error("the script runs for too long and was ended", extra={"seconds": limits.seconds})
+    log.error("the script ran for too long and was ended", extra={"seconds": limits.seconds})
     _forward(
         json.dumps({"error": f"The program {job.processor} was stopped after {hours}, the longest allowed."}).encode(),
         writer,
@@ -132,16 +132,16 @@ async def _run(
 
 
 def _open_to_group(*directories: Path) -> None:
-    """Let the worker, another user of the same group, remove directories that the script kept for itself."""
+    """Let the worker, another user of the same group, remove directories that the script made private."""
     for directory in directories:
         for path, _, _ in os.walk(directory):
-            # Not those of the worker, which are open already and belong to it.
+            # The worker's own directories are open already, and may not be changed here.
             with contextlib.suppress(PermissionError):
                 Path(path).chmod(0o770)
 
 
 def _forward(line: bytes, writer: asyncio.StreamWriter) -> None:
-    """Pass on a line of the script, if it is a JSON object: nothing else could be understood on the other side."""
+    """Pass on a line of the script if it is a JSON object. The worker understands nothing else."""
     try:
         values = json.loads(line)
     except ValueError:

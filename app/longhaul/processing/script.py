@@ -1,6 +1,6 @@
-"""A processor's script as a child process, and the lines that tell how it is doing.
+"""A processor's script as a child process, and the lines in which it reports progress.
 
-The contract between application and scripts is written down for their authors in `app/processors/README.md`.
+The contract between application and scripts is described for their authors in `app/processors/README.md`.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from longhaul import logs
 log = logs.get(__name__)
 
 LINE_BYTES = 64 * 1024
-"""Longest line of progress; a longer one ends the run."""
+"""Longest line of progress. A longer line ends the run."""
 LEFTOVER_SECONDS = 5.0
-"""How long the output of an ended script may be held open by somebody who left its group."""
+"""How long a process that left the script's group may hold the output of an ended script open."""
 LONGEST_NAME = 64
 _NAME = re.compile(rf"[a-z][a-z0-9_]{{0,{LONGEST_NAME - 1}}}")
 
 
 class ProcessorError(Exception):
-    """The processor cannot be run here and now: this says nothing about the file. The text is for operators."""
+    """The processor cannot be run here and now. That says nothing about the file. The text is for operators."""
 
 
 class UnknownProcessor(ProcessorError):
-    """There are scripts, but none of the name that was asked for. The text is for users too."""
+    """There are scripts, but none of this name. The text is for users too."""
 
 
 class ProcessorInterrupted(ProcessorError):
-    """The run was ended from outside, such as by a host that goes down."""
+    """The run was ended from outside, for example because its host goes down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ class ProcessorJob:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run has said so far, and at its end how it ended: an exit code below 0 is the signal that killed it.
+    """What a run has reported so far and, at its end, its exit code (below 0: the signal that killed it).
 
     `processors` is the version of the scripts that ran.
     """
@@ -96,7 +96,7 @@ class Outcome:
         if not isinstance(values, dict):
             return False
         if isinstance(fraction := values.get("progress"), int | float):
-            # Not made a float first: that fails for a whole number of 400 digits.
+            # Compared before it is converted: float() fails for a whole number of 400 digits.
             self.fraction = float(min(1, max(0, fraction)))
         if isinstance(message := values.get("message"), str):
             self.message = printable(message)[:200]
@@ -108,7 +108,7 @@ class Outcome:
 
 
 def printable(text: str) -> str:
-    """The text in one line, without control characters and halves of characters, which the database refuses."""
+    """The text in one line, without control characters and lone surrogates, which the database refuses."""
     return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
@@ -119,15 +119,15 @@ SHIPPED = "shipped"
 
 
 def scripts_in_use(directory: Path) -> Path:
-    """The folder of the scripts to run: `directory`, a release's own, unless others were shipped to that release (a
-    link `shipped` beside it). Without links in its path: a run keeps to one version, whatever is shipped meanwhile.
+    """The folder of the scripts to run: `directory`, the release's own, unless others were shipped to that release (a
+    link `shipped` beside it). All links are resolved, so a run keeps its version if others are shipped meanwhile.
     """
     shipped = directory.resolve().parent / SHIPPED
     return (shipped if shipped.is_dir() else directory).resolve()
 
 
 def version_of(scripts: Path) -> str:
-    """The version of a folder of scripts: the folder that it stands in is named by it."""
+    """The version of a folder of scripts: the name of the folder above it."""
     return scripts.parent.name
 
 
@@ -138,7 +138,7 @@ def find_script(scripts: Path, name: str) -> Path:
         return script
     there = ", ".join(sorted(path.stem for path in scripts.glob("*.py")))
     if not there:
-        raise ProcessorError(f"there is no processor at all in {scripts}")
+        raise ProcessorError(f"there are no processors in {scripts}")
     raise UnknownProcessor(
         f"There is no processor {name[:LONGEST_NAME]!r}. Upload the file again with one of these: {there}."
     )
@@ -147,11 +147,11 @@ def find_script(scripts: Path, name: str) -> Path:
 async def run_script(script: Path, job: ProcessorJob, on_line: Callable[[bytes], None]) -> int:
     """Run the script to its end and return its exit code (below 0: killed by that signal).
 
-    `on_line` gets each line that it writes to standard output; what it writes to standard error is logged. If the
+    `on_line` gets each line of its standard output. Its standard error is logged. If the
     caller is cancelled, the script and everything it started are killed first. Raises ProcessorError if it cannot
     start.
     """
-    # Not asyncio's subprocesses: waiting for one of those also waits for all who inherited its pipes.
+    # Not asyncio's subprocesses: they also wait for every process that inherited the pipes.
     with tempfile.TemporaryFile() as given, contextlib.ExitStack() as stack:
         given.write(job.line())
         given.seek(0)
@@ -163,16 +163,16 @@ async def run_script(script: Path, job: ProcessorJob, on_line: Callable[[bytes],
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 cwd=job.scratch,
-                # Nothing of the worker's own settings and credentials.
+                # The script does not get the worker's settings and credentials.
                 env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": job.scratch},
-                # A group of its own: children of the script end with it.
+                # A process group of its own, so that the script's children are ended with it.
                 start_new_session=True,
             )
         except OSError as error:
             raise ProcessorError(f"cannot start {script}: {error}") from error
         assert process.stdout is not None
         assert process.stderr is not None
-        # Not before the group was killed: the number stays the process's own until then.
+        # After the group was killed: until it is waited for, its process id is not given to another process.
         stack.callback(process.wait)
         stack.callback(_kill_group, process)
         readers = asyncio.gather(
@@ -185,7 +185,7 @@ async def run_script(script: Path, job: ProcessorJob, on_line: Callable[[bytes],
         try:
             await asyncio.wait_for(readers, LEFTOVER_SECONDS)
         except TimeoutError:
-            log.error("the script has left a process behind that still holds its output")
+            log.error("the script left a process behind that still holds its output open")
         return process.wait()
 
 
@@ -198,7 +198,7 @@ async def _stream(pipe: IO[bytes], stack: contextlib.ExitStack) -> asyncio.Strea
 
 
 async def _ended(process: subprocess.Popen[bytes], stack: contextlib.ExitStack) -> None:
-    """Return when the process has ended, without taking its exit code yet."""
+    """Return when the process has ended. Does not collect its exit code."""
     loop = asyncio.get_running_loop()
     descriptor = os.pidfd_open(process.pid)
     stack.callback(os.close, descriptor)
@@ -217,7 +217,7 @@ async def _relay(
         except asyncio.IncompleteReadError as end:
             line = end.partial
         except asyncio.LimitOverrunError:
-            log.error("a line of progress is longer than allowed, ending the run", extra={"limit": LINE_BYTES})
+            log.error("a line of progress is longer than allowed: ending the run", extra={"limit": LINE_BYTES})
             _kill_group(process)
             return
         if not line:
@@ -227,7 +227,7 @@ async def _relay(
 
 
 async def _log_lines(stream: asyncio.StreamReader, name: str) -> None:
-    """Each line as a log line; of overlong ones, parts."""
+    """Log each line. An overlong line is logged in parts."""
     rest = b""
     while data := await stream.read(LINE_BYTES):
         *lines, rest = (rest + data).split(b"\n")

@@ -1,4 +1,4 @@
-"""Removing results that nobody can see: of attempts that were superseded or failed, and of uploads that are gone."""
+"""Deleting results that are not visible: of attempts that were superseded or failed, and of deleted uploads."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BATCH = 500
 
 
 async def sweep_results(database: Database, attempts: Attempts, store: Store, *, keep_days: float) -> int:
-    """Delete what is certainly not needed, and return how many objects that was.
+    """Delete result objects that are certainly not needed, and return their number.
 
-    An object goes when its attempt has ended without publishing it: no later transaction can refer to it, because only
-    a running attempt publishes. Results of uploads that were deleted or expired go `keep_days` later: backups may need
-    them until then. An object of an attempt that is not known is left alone and logged. Raises StoreError,
+    An object is deleted if its attempt has ended without publishing it: only a running attempt publishes, so no later
+    transaction can refer to the object. Results of uploads that were deleted or have expired are deleted `keep_days`
+    later: backups may need them until then. An object of an unknown attempt is kept and logged. Raises StoreError,
     DatabaseUnavailable.
     """
     await _end_attempts_of_gone(database)
@@ -36,7 +36,7 @@ async def sweep_results(database: Database, attempts: Attempts, store: Store, *,
         for name, (_, attempt, result) in parsed.items():
             state = states.get(attempt)
             if state is None:
-                log.warning("result of an unknown attempt is left alone", extra={"object": name})
+                log.warning("result of an unknown attempt is kept", extra={"object": name})
             elif state != "running" and result not in recorded:
                 await store.delete(name)
                 deleted += 1
@@ -65,7 +65,7 @@ async def _recorded(database: Database, results: list[uuid.UUID]) -> set[uuid.UU
 
 
 async def _end_attempts_of_gone(database: Database) -> None:
-    """End the attempts on uploads that were deleted or expired meanwhile: nothing else does, and none can publish."""
+    """End the attempts on deleted or expired uploads. They cannot publish, and nothing else ends them."""
 
     async def work(connection: Connection) -> None:
         await connection.execute(
@@ -78,7 +78,7 @@ async def _end_attempts_of_gone(database: Database) -> None:
 
 
 async def _forget_gone(database: Database, keep: timedelta) -> None:
-    """Remove the records of results whose uploads have been gone for longer than `keep`."""
+    """Remove the records of results whose uploads were deleted or expired longer than `keep` ago."""
 
     async def work(connection: Connection) -> int:
         cursor = await connection.execute(

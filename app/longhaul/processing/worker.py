@@ -1,4 +1,4 @@
-"""`longhaul worker`: the process on a compute server that takes jobs from the queue and sees them through."""
+"""`longhaul worker`: the process on a compute server that takes jobs from the queue and runs them."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ async def _take_jobs(settings: Settings, services: Services, jobs: JobServices) 
     if told_to_stop:
         log.info("worker stopped")
         return 0
-    log.error("the worker lost the queue: it ends, to be started again")
+    log.error("the worker lost the queue and ends; the service manager starts it again")
     return 1
 
 
 @contextmanager
 def staging(work: Path) -> Iterator[Path]:
-    """Hold the staging directory, emptied of what crashed attempts have left. Raises SettingsError.
+    """Lock the staging directory, and empty it of what crashed attempts left. Raises SettingsError.
 
-    Only one worker at a time may hold it: another one's attempts would look like leftovers.
+    One worker at a time: the files of another worker's attempts would look like leftovers.
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -88,13 +88,13 @@ def staging(work: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SettingsError(
-                f"LONGHAUL_WORK={work} is used by another worker: stop that one, or give this one another directory"
+                f"LONGHAUL_WORK={work} is used by another worker: stop that one, or set another directory for this one"
             ) from error
-        # Job directories are shared with the processor's user through the group of `work`. Not with chmod: confined
-        # services may not set the bit that hands the group on, which directories inherit when they are made.
+        # The processor's user shares job directories through the group of `work`, which new directories inherit. Not
+        # with chmod: confined services may not set the set-group-id bit.
         os.umask(0o007)
         for leftover in sorted(work.iterdir()):
-            log.warning("removing what a crashed attempt has left", extra={"path": str(leftover)})
+            log.warning("removing what a crashed attempt left", extra={"path": str(leftover)})
             JobDirectory(leftover).remove()
         yield work
     finally:

@@ -1,4 +1,4 @@
-"""Where bytes are kept: immutable objects under names that are never used twice.
+"""Where bytes are kept: immutable objects. A name is never used twice.
 
 interface   what a store does
 content     digests per MiB, and verified writing and reading on top of any store

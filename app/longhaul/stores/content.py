@@ -1,7 +1,7 @@
-"""Writing with digests, and reading what is proven to be what was written.
+"""Writing objects with digests, and reading them with proof that nothing has changed.
 
 Each object has a list of SHA-256 digests, one per block of 1 MiB (the last may be shorter), kept in the database as one
-byte string. So any range can be read and verified block by block in constant memory.
+byte string. So any range can be read and verified block by block, in constant memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = logs.get(__name__)
 BLOCK = 1 << 20
 DIGEST = 32
 READ_TRIES = 5
-"""Swift answers each read from a replica of its own choice, so another try may meet a good copy."""
+"""Swift reads from any replica, so another try may find a good copy."""
 
 hashing = ThreadPoolExecutor(max_workers=2, thread_name_prefix="digest")
 
@@ -35,7 +35,7 @@ class Digests:
         self._block = hashlib.sha256()
 
     def update(self, data: bytes) -> None:
-        """Take the next bytes; releases the interpreter lock while hashing."""
+        """Add the next bytes. Releases the interpreter lock while hashing."""
         view = memoryview(data)
         while view:
             room = BLOCK - self.length % BLOCK

@@ -1,8 +1,7 @@
 """A store in a local directory, as durable as its filesystem.
 
-An object is written to `tmp/`, forced to disk, renamed to its place, and then its folder and the folders above it are
-forced too, because any of them may have been created for it: only then `close` returns. Everything that blocks runs in
-a few threads.
+An object is written to `tmp/`, forced to disk and renamed to its place. Then its folder and the folders above it are
+forced to disk, because any of them may be new. Only then `close` returns. All blocking calls run in a few threads.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from longhaul.stores.interface import Entry, ObjectMissing, StoreError
 READ_BYTES = 1 << 20
 TEMPORARY = "tmp"
 LEFT_BEHIND_SECONDS = 86400
-"""A temporary file as old as this belongs to no living process: no piece is open for longer than a minute."""
+"""A temporary file of this age was left by a crash: no piece is open for longer than a minute."""
 
 
 class DirectoryStore:
@@ -70,7 +69,7 @@ class DirectoryStore:
             raise StoreError(f"{self.root}: {error}") from error
 
     def prepare(self) -> None:
-        """Create the temporary folder, and empty it of what crashed processes left; in the first call only."""
+        """Create the temporary folder, and delete what crashed processes left there. Only the first call does this."""
         if self._prepared:
             return
         folder = self.root / TEMPORARY
@@ -139,7 +138,7 @@ class DirectorySink:
     async def abort(self) -> None:
         """See Sink."""
         if self._running is not None:
-            # A thread goes on when its caller was cancelled.
+            # A thread still runs after its caller was cancelled.
             await asyncio.wait({self._running})
         await self._run(self._abort)
 
@@ -150,7 +149,7 @@ class DirectorySink:
     def _open(self) -> BinaryIO:
         if self._file is None:
             self._store.prepare()
-            # Unbuffered: what is forced to disk is what was written.
+            # Unbuffered: fdatasync then covers all that was written.
             self._file = self._temporary.open("xb", buffering=0)
         return self._file
 

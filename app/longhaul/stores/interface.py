@@ -1,4 +1,4 @@
-"""What the application needs of a store, and no more."""
+"""The interface of a store: what the application needs, and no more."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class StoreError(Exception):
-    """The store cannot do it now; what was being written does not exist, or may and is garbage. Try again."""
+    """The store cannot do it now: try again. An object that was being written is missing, or is garbage."""
 
 
 class ObjectMissing(StoreError):
@@ -34,10 +34,10 @@ class Sink(Protocol):
         """Append. Returns when the store can take more. Raises StoreError."""
 
     async def close(self) -> None:
-        """Finish the object. Returns when it is durable as the store promises it. Raises StoreError."""
+        """Finish the object. Returns when it is as durable as the store promises. Raises StoreError."""
 
     async def abort(self) -> None:
-        """Give the object up; safe at any time, never raises, leaves at most garbage."""
+        """Discard the object. May be called at any time, never raises, leaves at most garbage."""
 
 
 class Store(Protocol):
@@ -53,10 +53,10 @@ class Store(Protocol):
         """
 
     def list(self, prefix: str) -> AsyncIterator[Entry]:
-        """All objects whose name begins with `prefix`, by name; an object stored meanwhile may be missing."""
+        """All objects whose names begin with `prefix`, sorted. An object that is stored meanwhile may be missing."""
 
     async def delete(self, name: str) -> None:
-        """Remove an object; one that is not there is no error. Raises StoreError."""
+        """Remove an object; a missing one is not an error. Raises StoreError."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""

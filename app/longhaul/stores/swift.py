@@ -1,14 +1,14 @@
 """OpenStack Swift through several proxies, with tempauth.
 
-What Swift promises and this relies on: 201 means fsynced on a quorum of replicas; a body cut short leaves nothing; an
-ETag that does not match gives 422 and leaves nothing. No other answer proves a quorum: an object that can be seen may
-have a single copy, left by a PUT that got 503, and one is enough for `If-None-Match: *` to be refused with 412 and for
-HEAD to be answered.
+This module relies on three promises of Swift: 201 means that a quorum of replicas has fsynced the object; a body that
+is cut short leaves nothing; an ETag that does not match gives 422 and leaves nothing. No other answer proves a quorum.
+An object that is visible may have a single copy, left by a PUT that got 503: one copy is enough for HEAD to find it and
+for `If-None-Match: *` to be refused with 412.
 
-A piece of one batch is sent whole, with its MD5, and may be sent again through another proxy, over what an earlier try
-has left: the same bytes, because nobody else writes under this name. A larger one is streamed:
-`Expect: 100-continue` finds a proxy that can take it before the first byte leaves; from then on a failure ends the
-piece, because what was sent is no longer in memory.
+A piece of one batch is sent whole, with its MD5. After a failure it is sent again through another proxy, over whatever
+the earlier try left: the bytes are the same, because each name has one writer. A larger piece is streamed:
+`Expect: 100-continue` finds a proxy that can take it before the first byte is sent. After that a failure ends the
+piece, because the bytes that were sent are no longer in memory.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ READ_BYTES = 1 << 18
 
 
 class _Retry(Exception):
-    """This proxy cannot do it now."""
+    """This proxy cannot do it now: try another one."""
 
 
 class _NewToken(Exception):
-    """The token is no longer known: tokens live in the proxies' memcached."""
+    """The proxies no longer know the token (they keep tokens in memcached): log in again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class _Login:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A container at a proxy, with what to send there."""
+    """A container at a proxy, with the headers that each request needs."""
 
     container: URL
     headers: dict[str, str]
@@ -77,7 +77,7 @@ class SwiftStore:
         ca_file: str = "",
         patience: float = 60.0,
     ) -> None:
-        """`proxies` are base URLs; what can be repeated is tried for `patience` seconds."""
+        """`proxies` are base URLs. Requests that can be repeated are tried for `patience` seconds."""
         self._proxies = [proxy.rstrip("/") for proxy in proxies]
         self._avoid_until = dict.fromkeys(self._proxies, 0.0)
         self._user = user
@@ -144,7 +144,7 @@ class SwiftStore:
     async def through_a_proxy[T](
         self, what: str, operation: Callable[[_Target], Awaitable[T]], patience: float | None = None
     ) -> T:
-        """Do it through one proxy after the other, for `patience` seconds. Raises StoreError, ObjectMissing."""
+        """Try the operation at one proxy after the other, for `patience` seconds. Raises StoreError, ObjectMissing."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (self.patience if patience is None else patience)
         pause = 0.1
@@ -155,7 +155,7 @@ class SwiftStore:
                 try:
                     return await self._at(proxy, operation)
                 except ObjectMissing as error:
-                    # A proxy that reaches too few replicas says so too: ask them all.
+                    # A proxy that reaches too few replicas answers 404 too: ask all proxies.
                     missing = error
                 except (aiohttp.ClientError, TimeoutError, OSError, _Retry) as error:
                     self._avoid_until[proxy] = loop.time() + AVOID_SECONDS
@@ -185,7 +185,7 @@ class SwiftStore:
         return _Target(URL(f"{proxy}{login.path}/{self._container}"), {"X-Auth-Token": login.token})
 
     def _in_order(self) -> list[str]:
-        """The proxies, by turns; those that failed lately last."""
+        """The proxies in turn. Those that failed lately come last."""
         self._proxies.append(self._proxies.pop(0))
         now = asyncio.get_running_loop().time()
         return sorted(self._proxies, key=lambda proxy: self._avoid_until[proxy] > now)
@@ -250,7 +250,7 @@ class SwiftSink:
         await asyncio.get_running_loop().run_in_executor(hashing, self._md5.update, data)
         self._length += len(data)
         if self._length == len(data):
-            # Perhaps there is no more: then it can be sent whole.
+            # This may be all: then it is sent whole when the sink is closed.
             self._first = data
             return
         if self._stream is None:
@@ -279,7 +279,7 @@ class SwiftSink:
     async def _put_whole(self, target: _Target) -> None:
         status = await self._put(target, {"If-None-Match": "*"})
         if status == 412:
-            # An earlier try has left at least one copy. Whether there are enough, only a PUT of its own can tell.
+            # An earlier try left at least one copy. Only another PUT can tell whether there are enough.
             await self._compare(target)
             status = await self._put(target, {})
         if status != 201:
@@ -331,7 +331,7 @@ class _Stream:
             wanted.cancel()
 
     async def send(self, data: bytes) -> None:
-        """Hand over a part; returns when the one before it is on its way. Raises StoreError."""
+        """Queue a part. Returns when the part before it is being sent. Raises StoreError."""
         put = asyncio.create_task(self._parts.put(data))
         try:
             await asyncio.wait({put, self._task}, timeout=ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -359,7 +359,7 @@ class _Stream:
         put.cancel()
 
     async def abort(self) -> None:
-        """Break the connection: a body cut short leaves nothing."""
+        """Close the connection. A body that is cut short leaves nothing in the store."""
         self._task.cancel()
         await asyncio.wait({self._task})
         if not self._task.cancelled():
@@ -368,7 +368,7 @@ class _Stream:
     async def _put(self, session: aiohttp.ClientSession, url: URL, headers: dict[str, str]) -> tuple[int, str]:
         async with session.put(url, data=self._body(), headers=headers | _BINARY, expect100=True) as response:
             if response.status != 201:
-                # The body was not taken: what is left of the request must not be waited for.
+                # The proxy did not take the body: do not wait until the rest of it is sent.
                 response.close()
             return response.status, response.headers.get("ETag", "").strip('"')
 

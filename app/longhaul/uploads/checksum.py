@@ -13,7 +13,7 @@ ALGORITHMS = tuple(_SIZES)
 
 
 class Checksum:
-    """What a body must be, and what has come of it so far."""
+    """The expected checksum of a body, and the checksum of its bytes so far."""
 
     def __init__(self, algorithm: str, digest: bytes) -> None:
         """`algorithm` is one of ALGORITHMS."""
@@ -37,9 +37,9 @@ class Checksum:
         return cls(algorithm, digest)
 
     def update(self, data: bytes) -> None:
-        """Take the next bytes of the body; releases the interpreter lock while hashing."""
+        """Add the next bytes of the body. Releases the interpreter lock while hashing."""
         self._hash.update(data)
 
     def matches(self) -> bool:
-        """Whether the bytes so far are what was announced."""
+        """Whether the bytes so far have the announced checksum."""
         return hmac.compare_digest(self._hash.digest(), self._expected)

@@ -2,10 +2,9 @@
 
 1. A piece counts when `commit_pieces` moves the offset: only under the epoch it was received in, only at its own start.
 2. Taking an upload over raises its epoch. From then on nothing of an older epoch can count.
-3. An offset is told only by transactions that also wrote, because only a synchronous commit proves that what was read
-   is on a quorum too.
-4. Each transaction may run twice: after a commit of unknown outcome it is simply run again.
-5. What the sender says of the whole content (`expect`) is said once, and an upload that is something else is not done.
+3. A transaction that tells an offset also writes: only a synchronous commit proves that what was read is on a quorum.
+4. Each transaction may run twice: if the outcome of its commit is unknown, it is run again.
+5. The sender says once what the whole content is (`expect`). An upload with other content never becomes done.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ class Uploads:
     """Uploads as recorded in the database. Sizes and offsets in bytes."""
 
     def __init__(self, database: Database, *, server: str, days: float, patience: float = 60.0) -> None:
-        """`server` is this host's name; an upload expires `days` after its last piece; a database that is away is
-        waited for up to `patience` seconds."""
+        """`server` is this host's name; an upload expires `days` after its last piece; transactions wait up to
+        `patience` seconds for an unreachable database."""
         self.database = database
         self.server = server
         self.patience = patience
@@ -56,9 +55,9 @@ class Uploads:
         request_id: str | None = None,
         expected_sha256: str | None = None,
     ) -> Upload:
-        """Record a new upload and return it; one of no bytes is complete at once. Raises DatabaseUnavailable.
+        """Record a new upload and return it. An empty one is complete at once. Raises DatabaseUnavailable.
 
-        `expected_sha256` as for `expect`, if it is known already.
+        `expected_sha256`: see `expect`, if the sender knows it already.
         """
         upload_id, key = new_upload_id(), new_key()
 
@@ -97,7 +96,7 @@ class Uploads:
         return await self.database.retrying(work, seconds=self.patience)
 
     async def ask(self, upload_id: str, key: str, *, receiver: str | None = None, offset: int | None = None) -> Upload:
-        """Take the upload over if no process receives it; else ask that process to store what it has and leave.
+        """Take the upload over if no process receives it. Else ask that process to store what it has and leave.
 
         The epoch was raised if `asked_epoch` of the result is None. Parameters and errors as for `take_over`.
         """
@@ -109,7 +108,7 @@ class Uploads:
         """Raise the epoch, and return the upload with an offset that may be told.
 
         `receiver` names the process that will receive under this epoch. With `offset`, the upload is only taken over if
-        it stands there. Raises WrongOffset, NotFound, Gone, DatabaseUnavailable.
+        its offset is the same. Raises WrongOffset, NotFound, Gone, DatabaseUnavailable.
         """
         return await self._take(upload_id, key, receiver, offset, polite=False)
 
@@ -119,9 +118,7 @@ class Uploads:
         async def work(connection: Connection) -> Upload:
             current = await locked(connection, upload_id, key)
             if offset is not None and current.offset != offset:
-                raise WrongOffset(
-                    f"the upload does not stand at byte {offset}: ask for its offset with HEAD and go on from there"
-                )
+                raise WrongOffset(f"the upload's offset is not {offset}: ask for it with HEAD and continue from there")
             if polite and current.receiver is not None:
                 asked = await one(
                     connection, "update uploads set asked_epoch = epoch where id = %s returning *", upload_id
@@ -145,10 +142,10 @@ class Uploads:
         return taken
 
     async def commit_pieces(self, pieces: Sequence[Piece], *, leaving: bool = False) -> Upload:
-        """Make stored pieces of one epoch, each beginning where the one before ends, count all together.
+        """Make stored pieces of one epoch count, all together. Each begins where the one before ends.
 
-        Those that complete the upload also queue its processing. Idempotent by piece id. `leaving` says that the
-        receiver ends with these pieces. Raises TakenOver if the upload was taken over or ended, DatabaseUnavailable
+        The pieces that complete the upload also queue its processing. Idempotent by piece id. `leaving`: the receiver
+        ends with these pieces. Raises TakenOver if the upload was taken over or ended, DatabaseUnavailable
         if it could not be learnt whether the pieces count.
         """
 
@@ -169,13 +166,13 @@ class Uploads:
         return await self.database.retrying(work, seconds=self.patience)
 
     async def _advance(self, connection: Connection, pieces: Sequence[Piece], *, leaving: bool) -> Upload | None:
-        """Move the offset over the pieces if that is still this epoch's right; complete the upload at its end."""
+        """Move the offset over the pieces if their epoch is still the upload's. Complete the upload at its end."""
         first, last = pieces[0], pieces[-1]
         return await one(
             connection,
             'update uploads set "offset" = %(end)s, expires_at = now() + %(life)s,'
             " receiver = case when %(leaving)s or %(end)s = size then null else receiver end,"
-            # Raised here too: whatever this epoch has stored beyond what counts is garbage from now on.
+            # Raised here too: pieces of this epoch that do not count by now are garbage.
             " epoch = case when %(end)s = size then epoch + 1 else epoch end,"
             " state = case when %(end)s = size then 'queued' else state end,"
             " completed_at = case when %(end)s = size then now() end"
@@ -189,7 +186,7 @@ class Uploads:
         )
 
     async def _counted_before(self, connection: Connection, piece: Piece) -> Upload:
-        """The upload, if an earlier try had made this piece count; the write proves that it is on a quorum."""
+        """The upload, if an earlier try made this piece count. The write proves that it is on a quorum."""
         upload = await one(
             connection,
             "update uploads set server = server where id = %s and exists (select from pieces where id = %s)"
@@ -202,16 +199,16 @@ class Uploads:
         return upload
 
     async def expect(self, upload_id: str, key: str, sha256: str) -> Upload:
-        """Record what the sender says that the whole content is, in hexadecimal, before or after it has arrived.
+        """Record the sender's SHA-256 of the whole content, in hexadecimal, before or after the content has arrived.
 
-        An upload that is done already and turns out to be something else fails: its results are withdrawn. Raises
-        Mismatch then, and if something else was said before; NotFound, Gone, DatabaseUnavailable.
+        If the upload is done and its content is something else, it fails and its results are withdrawn. Raises Mismatch
+        then, and if the sender said something else before. Raises NotFound, Gone, DatabaseUnavailable.
         """
 
         async def work(connection: Connection) -> Upload:
             current = await locked(connection, upload_id, key)
             if current.expected_sha256 is not None:
-                # The write proves that what was read is on a quorum too.
+                # The write proves that what was read is on a quorum.
                 return await changed(connection, upload_id, expected_sha256=current.expected_sha256)
             if current.state is not State.DONE or current.sha256 == sha256:
                 return await changed(connection, upload_id, expected_sha256=sha256)
@@ -226,15 +223,15 @@ class Uploads:
         upload = await self.database.retrying(work, seconds=self.patience)
         if upload.expected_sha256 != sha256:
             raise Mismatch(
-                f"this upload was begun with a file whose SHA-256 is {upload.expected_sha256}, and this one's is"
-                f" {sha256}: create a new upload for this file"
+                f"this upload was begun with a file whose SHA-256 is {upload.expected_sha256}. The SHA-256 of this file"
+                f" is {sha256}: create a new upload for it"
             )
         if upload.is_mismatched:
             raise Mismatch(MISMATCH)
         return upload
 
     async def leave(self, upload_id: str, epoch: int) -> None:
-        """Say that the receiver of this epoch is gone: whoever wants the upload need not ask. Only a courtesy."""
+        """Record that the receiver of this epoch has left, so that nobody waits for it. Nothing depends on this."""
 
         async def work(connection: Connection) -> None:
             await connection.execute(
@@ -245,8 +242,8 @@ class Uploads:
         await self.database.transaction(work)
 
     async def process_again(self, upload_id: str) -> Upload | None:
-        """Queue the processing of a failed upload again; None if it has not failed, or cannot but fail again because
-        something else arrived than was sent.
+        """Queue the processing of a failed upload again. None if it has not failed, or if its content is not what was
+        sent: then it would only fail again.
         """
 
         async def work(connection: Connection) -> Upload | None:
@@ -263,7 +260,7 @@ class Uploads:
         return await self.database.transaction(work)
 
     async def terminate(self, upload_id: str, key: str | None = None) -> Upload:
-        """End the upload for good at the client's wish (with its key) or its owner's. Raises NotFound, Gone."""
+        """Delete the upload for good. A client gives its key, the owner none. Raises NotFound, Gone."""
 
         async def work(connection: Connection) -> Upload:
             await locked(connection, upload_id, key)
@@ -272,7 +269,7 @@ class Uploads:
         return await self.database.retrying(work, seconds=self.patience)
 
     async def expire(self, limit: int = 100) -> list[Upload]:
-        """End up to `limit` unfinished uploads whose time is over, and return them."""
+        """End up to `limit` unfinished uploads that have expired, and return them."""
 
         async def work(connection: Connection) -> list[Upload]:
             cursor = await connection.execute(
@@ -285,7 +282,7 @@ class Uploads:
         return await self.database.retrying(work, seconds=self.patience)
 
     async def get(self, upload_id: str) -> Upload:
-        """The row as it is visible now; its offset must not be told to an upload client. Raises NotFound."""
+        """The row as it is visible now. Never tell its offset to an upload client. Raises NotFound."""
 
         async def work(connection: Connection) -> Upload:
             upload = await one(connection, "select * from uploads where id = %s", upload_id)
@@ -307,7 +304,7 @@ class Uploads:
         return [Piece.from_row(row) for row in await self.database.transaction(work)]
 
     async def watched(self, received: Collection[str], changed_since: datetime | None) -> list[Upload]:
-        """Rows of the uploads received here, and of all that changed since then (None: only the former)."""
+        """The uploads `received` here, and those that changed since then (None: only the former)."""
 
         async def work(connection: Connection) -> list[Upload]:
             return await several(
@@ -320,7 +317,7 @@ class Uploads:
         return await self.database.transaction(work)
 
     async def list(self, owner: str, limit: int = 200) -> list[Upload]:
-        """The owner's uploads that nobody has deleted, newest first."""
+        """The owner's uploads that were not deleted, newest first."""
 
         async def work(connection: Connection) -> list[Upload]:
             return await several(

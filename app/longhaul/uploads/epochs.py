@@ -1,8 +1,8 @@
-"""What this process receives, and how it learns that an upload went elsewhere.
+"""The receivers of this process, and how they learn that an upload was taken over elsewhere.
 
-Once a second one query asks for the uploads that are received here, and for all rows that changed since; nobody is
-notified by the database, because a NOTIFY would make commits wait for each other. Nothing here decides what counts:
-a receiver that never hears of its end still cannot commit.
+Once a second, one query reads the uploads that are received here and all rows that changed since. The database does not
+notify anybody, because a NOTIFY would make commits wait for each other. This module does not decide what counts: a
+receiver that never learns of its end still cannot commit.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from longhaul.uploads.model import Upload
 log = logs.get(__name__)
 
 OVERLAP = timedelta(seconds=15)
-"""Rows are asked for again for this long after their change: a transaction may become visible later than it began."""
+"""A changed row is read for this long: a transaction may become visible long after its `updated_at`."""
 
 
 class Call(Enum):
-    """What a receiver is told from outside."""
+    """What a receiver can be told."""
 
     STALE = "its epoch is over"
     HAND_OVER = "the process ends"
-    ASKED = "someone else wants the upload"
+    ASKED = "another connection wants the upload"
     FULL = "the process holds too much in memory"
 
 
 class Live(Protocol):
-    """A receiver, as far as this module knows it."""
+    """A receiver, as this module sees it."""
 
     upload_id: str
     epoch: int
 
     def call(self, what: Call) -> None:
-        """Tell it; returns at once."""
+        """Tell the receiver. Returns at once."""
 
 
 type Subscriber = Callable[[list[Upload]], None]
@@ -59,21 +59,21 @@ class Receivers:
         self._empty = asyncio.Event()
         self._empty.set()
         self.process = f"{uploads.server}:{secrets.token_hex(4)}"
-        """Name of this process in the rows it receives; another one after each start."""
+        """Name of this process in the rows of the uploads it receives. It changes with each start."""
         self.closing = asyncio.Event()
-        """Set when the process hands over: streams should end."""
+        """Set when the process hands over. Event streams then end."""
         self.polled_at: float | None = None
         """Time of the event loop's clock at the end of the last poll that reached the database."""
 
     def add(self, receiver: Live) -> None:
-        """From now on the receiver is told."""
+        """Register a receiver: from now on it is told."""
         self._live.setdefault(receiver.upload_id, set()).add(receiver)
         self._empty.clear()
         if self.closing.is_set():
             receiver.call(Call.HAND_OVER)
 
     def remove(self, receiver: Live) -> None:
-        """The receiver has ended."""
+        """Remove a receiver that has ended."""
         left = self._live.get(receiver.upload_id, set())
         left.discard(receiver)
         if not left:
@@ -82,11 +82,11 @@ class Receivers:
             self._empty.set()
 
     def all(self) -> list[Live]:
-        """Those that have not ended."""
+        """The receivers that have not ended."""
         return [receiver for group in self._live.values() for receiver in group]
 
     def taken(self, upload: Upload) -> None:
-        """An upload was taken over or asked for in this process: no need to wait for the poll."""
+        """Tell the receivers of an upload that was taken over or asked for. Used by this process to save a poll."""
         for receiver in list(self._live.get(upload.id, ())):
             if receiver.epoch < upload.epoch:
                 receiver.call(Call.STALE)
@@ -94,12 +94,12 @@ class Receivers:
                 receiver.call(Call.ASKED)
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Call `subscriber` after each poll with the uploads that changed; returns what ends that."""
+        """Call `subscriber` after each poll with the changed uploads. Returns a function that ends this."""
         self._subscribers.add(subscriber)
         return lambda: self._subscribers.discard(subscriber)
 
     async def poll(self) -> None:
-        """Ask the database once, and tell receivers and subscribers. Raises DatabaseUnavailable."""
+        """Read the database once, and tell receivers and subscribers. Raises DatabaseUnavailable."""
         since = datetime.now(UTC) - OVERLAP if self._subscribers else None
         rows = await self._uploads.watched(list(self._live), since)
         for upload in rows:
@@ -112,7 +112,7 @@ class Receivers:
         self.polled_at = asyncio.get_running_loop().time()
 
     async def watch(self) -> None:
-        """Poll for ever."""
+        """Poll until cancelled."""
         while True:
             try:
                 await self.poll()

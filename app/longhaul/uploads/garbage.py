@@ -1,7 +1,7 @@
 """Deleting what can never count.
 
-An object in the store is deleted when no record refers to it and its epoch is below its upload's: nothing can commit it
-any more. That needs no list of what was begun, so nothing is ever forgotten, and nothing that counts is at risk.
+An object in the store is deleted if no record refers to it and its epoch is below its upload's: then it can no longer
+be committed. No list of begun pieces is needed, so none can be forgotten, and no piece that counts is at risk.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class Swept:
 
 
 async def sweep(uploads: Uploads, store: Store, *, keep_days: float) -> Swept:
-    """Expire abandoned uploads, and delete their pieces after `keep_days` and all other garbage at once.
+    """Expire abandoned uploads. Delete their pieces after `keep_days`, and all other garbage at once.
 
-    May run anywhere and any number of times at once. Raises DatabaseUnavailable, StoreError.
+    May run on any host, and several times at the same time. Raises DatabaseUnavailable, StoreError.
     """
     expired = 0
     while ended := await uploads.expire():
         expired += len(ended)
     while old := await _retired(uploads, timedelta(days=keep_days)):
-        # Now nothing refers to them, and their upload's epoch was raised when they were retired.
+        # Now no record refers to them, and their upload's epoch was raised when they were retired.
         await _forget(uploads, old)
     deleted = deleted_bytes = 0
     async for upload_id, entries in _by_upload(store):
@@ -53,16 +53,16 @@ async def sweep(uploads: Uploads, store: Store, *, keep_days: float) -> Swept:
 
 
 async def collect(uploads: Uploads, store: Store, upload_id: str, entries: list[Entry]) -> list[Entry]:
-    """Delete those of an upload's listed objects that can never count, and return them.
+    """Delete the listed objects of an upload that can never count, and return them.
 
-    The listing was taken before the epoch is read here. An object listed with an epoch that is over by then, and not
-    recorded by then, can never be recorded.
+    The objects were listed before the epoch is read here. If an object's epoch is over by then, and the object is not
+    recorded by then, it can never be recorded.
     """
     parsed = [(entry, *parse_piece_name(entry.name)[1:]) for entry in entries]
     known = await referenced(uploads, upload_id, [piece_id for _, _, piece_id in parsed])
     if known is None:
-        # Without its row nobody can say which epoch is over. Creation commits before anything is stored, so this is a
-        # store that belongs to another database, or a database restored to before the upload.
+        # Without its row it is unknown which epochs are over. A row is committed before anything is stored, so this
+        # store belongs to another database, or the database was restored to a time before the upload.
         log.warning("objects of an unknown upload are kept", extra={"upload_id": upload_id, "objects": len(entries)})
         return []
     epoch, recorded = known
@@ -78,11 +78,10 @@ async def collect(uploads: Uploads, store: Store, upload_id: str, entries: list[
 async def referenced(
     uploads: Uploads, upload_id: str, pieces: Collection[uuid.UUID]
 ) -> tuple[int, set[uuid.UUID]] | None:
-    """Epoch of an upload and those of `pieces` that are recorded, live or retired; None if there is no such row.
+    """The epoch of an upload, and which of `pieces` are recorded, live or retired. None if there is no such upload.
 
-    Committed like an offset that is told: a piece is deleted on the strength of this epoch, so this epoch must
-    survive the loss of the primary. The lock is the write that makes the commit wait for the replicas; an update
-    would show the upload as changed.
+    Pieces are deleted because of this epoch, so it must survive the loss of the primary. The row lock is a write: it
+    makes the commit wait for the replicas. An update would do that too, but would show the upload as changed.
     """
 
     async def work(connection: Connection) -> tuple[int, set[uuid.UUID]] | None:

@@ -1,4 +1,4 @@
-"""The job that processes an upload: which queue it stands in, and how it gets there with the upload's own change."""
+"""The job that processes an upload: its queue, and how it is queued in the transaction that changes the upload."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _HOST_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 
 
 class Jobs:
-    """Puts jobs into Procrastinate's queue, on connections of others."""
+    """Puts jobs into Procrastinate's queue, on the connection of the caller's transaction."""
 
     def __init__(self) -> None:
         # Never opened: the jobs are inserted on the connection of the transaction at hand.
         self._manager = JobManager(PsycopgConnector())
 
     async def add(self, connection: Connection, upload: Upload) -> None:
-        """Queue the processing of an upload, in the transaction in which that becomes due."""
+        """Queue the processing of an upload, in the transaction that makes it due."""
         job = await self._manager.defer_job_async(
             Job(
                 queue=_queue_of(upload),
@@ -46,9 +46,9 @@ class Jobs:
         log.info("processing queued", extra={"upload_id": upload.id, "job_id": job.id})
 
     async def free(self, connection: Connection, after: timedelta) -> int:
-        """Let any worker take the jobs that have waited for a certain one longer than `after`; how many those were.
+        """Let any worker take the jobs that waited longer than `after` for a certain one. Returns their number.
 
-        Jobs of uploads that are gone too: whoever takes them ends them.
+        Jobs of deleted uploads are included: the worker that takes one ends it.
         """
         cursor = await connection.execute(
             "update procrastinate_jobs set queue_name = %s where status = 'todo' and task_name = %s"
@@ -65,7 +65,7 @@ def queue_for(worker: str) -> str:
 
 
 def _queue_of(upload: Upload) -> str:
-    """The queue for its job. What is no host's name in its metadata counts as none."""
+    """The queue for its job. A worker in the metadata that is not a host's name is ignored."""
     try:
         worker = base64.b64decode(upload.metadata.get(WORKER_METADATA, ""), validate=True).decode()
     except ValueError:

@@ -1,4 +1,4 @@
-"""What an upload is: the records of the domain and the errors that it answers with."""
+"""What an upload is: the records of the domain, and its errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class State(StrEnum):
 
     @property
     def gone(self) -> bool:
-        """Whether the content is no longer to be had."""
+        """Whether the upload was deleted or has expired."""
         return self in (State.TERMINATED, State.EXPIRED)
 
 
@@ -65,12 +65,12 @@ class Upload:
 
     @property
     def is_mismatched(self) -> bool:
-        """Whether what arrived is known to be something else than what the sender says that it sent."""
+        """Whether the content differs from what the sender says that it sent, as far as is known."""
         return None not in (self.sha256, self.expected_sha256) and self.sha256 != self.expected_sha256
 
     @property
     def has_content(self) -> bool:
-        """Whether the content is complete, and what was sent as far as is known."""
+        """Whether the content is complete, and the same as what was sent as far as is known."""
         return self.completed_at is not None and not self.state.gone and not self.is_mismatched
 
     @classmethod
@@ -114,7 +114,7 @@ class BlockDigest:
 
 
 def sha256_from(text: str) -> str:
-    """A SHA-256 as somebody wrote it, in lower case. Raises ValueError if it is not 64 hexadecimal digits."""
+    """A SHA-256 in lower case, from text in any case. Raises ValueError if it is not 64 hexadecimal digits."""
     digest = text.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise ValueError(f"{text[:80]!r} is not a SHA-256: write its 64 hexadecimal digits")
@@ -122,10 +122,10 @@ def sha256_from(text: str) -> str:
 
 
 MISMATCH = (
-    "What arrived is not the file that was sent: it was changed while it was sent, or damaged on the way. Nothing was"
-    " made of it. Delete this upload, then send the file again."
+    "What arrived is not the file that was sent: the file was changed during the upload, or damaged on the way. There"
+    " are no results. Delete this upload, then send the file again."
 )
-"""What the user reads when the SHA-256 of what arrived is not what the sender said; the upload's page shows both."""
+"""What the user reads if the SHA-256 of the content is not what the sender said. The upload's page shows both."""
 
 
 def new_upload_id() -> str:
@@ -134,7 +134,7 @@ def new_upload_id() -> str:
 
 
 def new_key() -> str:
-    """192 random bits: whoever knows it may send, ask for the offset and terminate."""
+    """192 random bits: a client that knows the key may send, ask for the offset, and delete the upload."""
     return secrets.token_urlsafe(24)
 
 
@@ -170,7 +170,7 @@ class Gone(UploadError):
 
 
 class WrongOffset(UploadError):
-    """The upload does not stand where the client thinks."""
+    """The upload's offset is not the one that the client gave."""
 
 
 class TooLarge(UploadError):
@@ -178,7 +178,7 @@ class TooLarge(UploadError):
 
 
 class Mismatch(UploadError):
-    """What arrived, or what was said before of what will, is something else than the sender says now."""
+    """The sender's SHA-256 differs from that of the content, or from the one that it sent before."""
 
 
 class TakenOver(UploadError):

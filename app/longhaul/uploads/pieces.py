@@ -1,4 +1,4 @@
-"""Bytes on their way into pieces, and pieces on their way back out as content."""
+"""Writing pieces into the store, and reading the content of an upload from its pieces."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from longhaul.uploads.model import Piece, piece_name
 
 
 class PieceWriter:
-    """One piece being stored. It counts for nothing until `Uploads.commit_pieces` is given what `close` returns."""
+    """One piece being stored. It counts once `Uploads.commit_pieces` was given what `close` returns."""
 
     def __init__(self, store: Store, *, upload_id: str, epoch: int, start: int) -> None:
-        """Choose an id that was never used; `start` is the offset of the first byte in the upload."""
+        """Choose a new id. `start` is the offset of the first byte in the upload."""
         self.id = uuid.uuid4()
         self.start = start
         self._upload_id = upload_id
@@ -48,7 +48,7 @@ class PieceWriter:
         )
 
     async def abort(self) -> None:
-        """Give the piece up; what is left of it is garbage."""
+        """Discard the piece. What is left of it in the store is garbage."""
         await self._sink.abort()
 
 

@@ -1,12 +1,12 @@
-"""One connection's bytes into pieces that count.
+"""The bytes of one connection become pieces that count.
 
-A receiver is one task. It waits for bytes; between two waits it looks at what is due: being told to go, a piece that
-has been open for long enough, a client that went silent. Bytes gather in memory up to a batch and are then appended to
-the open piece, so a fast client's piece is one long request to the store, and a slow client's piece is sent whole when
-its time is over: no request to the store ever waits for a slow client.
+A receiver is one task. It waits for bytes. Between two waits it checks what is due: it was told to leave, a piece was
+open for long enough, or the client is silent. Bytes are collected in memory up to a batch, then the batch is appended
+to the open piece. So a fast client's piece is one long request to the store, and a slow client's piece is sent whole
+when its time is over. A request to the store never waits for a slow client.
 
-If the sender announced a checksum of the body, nothing counts before all of it has come and was compared. Its pieces
-are stored meanwhile, and count together at the end, or never.
+If the sender announced a checksum of the body, nothing counts before the whole body has arrived and matches. Its pieces
+are stored meanwhile. They count together at the end, or never.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from longhaul.uploads.pieces import PieceWriter
 log = logs.get(__name__)
 
 BATCH = 1 << 20
-"""Bytes that go to the store at once: smaller ones cost a thread hop each, larger ones memory."""
+"""Bytes that go to the store at once. Smaller batches cost more switches of threads, larger ones more memory."""
 TURN_SECONDS = 1.0
-"""A client that is asked to leave may go on until it has had this long: else two clients that take an upload from each
-other as fast as they can would store next to nothing."""
+"""A client that is asked to leave may still send until it has had this much time. Else two clients that take an upload
+from each other as fast as they can would store almost nothing."""
 GIVE_WAY_SECONDS = 0.5
-"""A client that was asked to leave hears of it only after this: whoever waits looks ten times a second, and would never
-find the upload free if the client that left came back at once."""
+"""A client that had to leave gets its answer only after this time, so that it does not come back at once. The process
+that waits looks ten times a second, and must find the upload free."""
 IDLE_BYTES = 1024
-"""Less than this in the idle time is silence."""
+"""A client that sends less than this in the idle time is silent."""
 
 
 class Disconnected(Exception):
@@ -46,27 +46,27 @@ class Disconnected(Exception):
 
 
 type Source = Callable[[], Awaitable[bytes]]
-"""Waits for the next bytes; b"" at the end of the body; raises Disconnected. Losing nothing when cancelled."""
+"""Waits for the next bytes; b"" at the end of the body. Raises Disconnected. Loses nothing if it is cancelled."""
 
 
 class Ending(Enum):
-    """Why a receiver ended. Whatever it was, all that `Received.offset` says is committed."""
+    """Why a receiver ended. In every case, the bytes up to `Received.offset` are committed."""
 
     COMPLETE = "the body ended"
-    DISCONNECTED = "the client went away"
-    IDLE = "the client went silent"
+    DISCONNECTED = "the client closed the connection"
+    IDLE = "the client was silent for too long"
     ASKED = "another connection wants the upload"
     TAKEN_OVER = "another connection took the upload"
     HANDED_OVER = "this server is about to stop"
-    TOO_LARGE = "more bytes came than were announced"
-    CHECKSUM = "the bytes that came are not those of the announced checksum"
+    TOO_LARGE = "more bytes arrived than were announced"
+    CHECKSUM = "the body does not have the announced checksum"
     STORE = "the file store is away"
     DATABASE = "the database is away"
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """How it ended, and the offset that was committed under this receiver's epoch."""
+    """How a receiver ended, and the offset that it committed under its epoch."""
 
     ending: Ending
     offset: int
@@ -84,7 +84,7 @@ class Budget:
         self._room.set()
 
     def set(self, receiver: Receiver, held: int) -> None:
-        """The receiver now holds this many bytes. Over the limit, whoever holds most is told to close its piece."""
+        """The receiver now holds this many bytes. Over the limit, the one that holds most must close its piece."""
         self._total += held - self._held.pop(receiver, 0)
         if held:
             self._held[receiver] = held
@@ -114,7 +114,7 @@ class Limits:
 
 
 class Receiver:
-    """Receives under the epoch of `upload`, which was taken over for this."""
+    """Receives under the epoch of `upload`, which was taken over before."""
 
     def __init__(
         self,
@@ -150,14 +150,14 @@ class Receiver:
         self._window_bytes = 0
 
     def call(self, what: Call) -> None:
-        """Be told; acts at once if it waits for bytes. Only the end of its epoch interrupts storing a piece."""
+        """Note what was told. Acts at once while waiting for bytes; only STALE interrupts the storing of a piece."""
         self._calls.add(what)
         waits = self._wait is not None and not self._wait.expired()
         if self._wait is not None and waits and (what is Call.STALE or not self._storing):
             self._wait.reschedule(self._clock())
 
     async def run(self) -> Received:
-        """Receive until the body or the connection ends, or something calls it off."""
+        """Receive until the body or the connection ends, or until the receiver has to leave."""
         self._receivers.add(self)
         try:
             ending = await self._receive()
@@ -178,7 +178,7 @@ class Receiver:
             if self._piece is not None:
                 await self._piece.abort()
         if self._upload.receiver is not None and ending not in (Ending.DATABASE, Ending.TAKEN_OVER):
-            await self._say_goodbye()
+            await self._leave()
         if ending is Ending.ASKED:
             await asyncio.sleep(GIVE_WAY_SECONDS)
         log.info("receiving ended", extra={"ending": ending.value, "offset": self._committed, "epoch": self.epoch})
@@ -227,7 +227,7 @@ class Receiver:
         if not self._pending:
             self._calls.discard(Call.FULL)
             return False
-        # The piece that completes the upload waits for the end of the body: what comes after it would be too much.
+        # The piece that completes the upload waits for the end of the body: more bytes would be too many.
         full = self._pending >= self._limits.piece_bytes and self._position + self._pending < self._upload.size
         return full or Call.FULL in self._calls or self._clock() >= self._piece_began + self._limits.piece_seconds
 
@@ -259,7 +259,7 @@ class Receiver:
             await self._interruptible(self._flush)
 
     async def _flush(self) -> None:
-        """Append what has gathered to the piece."""
+        """Append the collected bytes to the piece."""
         if self._piece is None:
             self._piece = PieceWriter(self._store, upload_id=self.upload_id, epoch=self.epoch, start=self._position)
         batch = bytes(self._buffer)
@@ -282,12 +282,12 @@ class Receiver:
         return Ending.COMPLETE
 
     async def _keep_what_came(self) -> None:
-        """The body has not ended: what came of it counts, unless only the whole of it can be compared."""
+        """The body has not ended. What has arrived counts, unless there is a checksum of the whole body."""
         if self._checksum is None:
             await self._finish_piece(leaving=True)
 
     async def _finish_piece(self, *, leaving: bool = False) -> None:
-        """Store what was received and make it count, if that may be said yet."""
+        """Store what was received, and make it count unless a checksum must be compared first."""
         await self._store_piece()
         if self._checksum is None:
             await self._count(leaving=leaving)
@@ -329,7 +329,7 @@ class Receiver:
             log.info("upload complete", extra={"size": self._upload.size})
 
     async def _interruptible[T](self, storing: Callable[[], Awaitable[T]]) -> T:
-        """Await the store, but not after the epoch is over. Raises TakenOver then."""
+        """Wait for the store until the epoch is over. Raises TakenOver then."""
         over = TakenOver(f"upload {self.upload_id} was taken over while a piece was stored")
         if Call.STALE in self._calls:
             raise over
@@ -345,8 +345,8 @@ class Receiver:
             self._storing = False
             self._wait = None
 
-    async def _say_goodbye(self) -> None:
+    async def _leave(self) -> None:
         try:
             await self._uploads.leave(self.upload_id, self.epoch)
         except DatabaseUnavailable as error:
-            log.info("could not say goodbye", extra={"error": str(error)})
+            log.info("could not record that the receiver left", extra={"error": str(error)})

@@ -1,4 +1,4 @@
-"""The results of an upload that were published: files that a processor made, and what made them.
+"""The published results of an upload: files that a processor made, and which host and release made them.
 
 Which results are published is decided in `processing.records`.
 """
@@ -33,8 +33,8 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maker:
-    """The host that made an attempt, the release that it ran, and the version of the processors (None for those that
-    did not record it).
+    """The host that made an attempt, its release, and the version of its processors (None: an old attempt, which did
+    not record it).
     """
 
     worker: str

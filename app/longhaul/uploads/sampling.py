@@ -1,11 +1,11 @@
-"""A sample of what the server has of an upload: a sender proves with it that its file is the one that began it.
+"""A sample of what the server has of an upload. A sender proves with it that the upload was begun with its file.
 
-Name, size and modification time of two files may agree, so before a sender adds anything it compares the digests of
-some blocks with the same bytes of its file. A block is what one recorded digest covers: up to 1 MiB of a piece.
+Name, size and modification time of two files may agree. So before a sender continues an upload, it compares the digests
+of some blocks with the same bytes of its file. A block is what one recorded digest covers: up to 1 MiB of a piece.
 
-The sample has the first and the last block, and those at `POSITIONS` places that are chosen anew each time, each byte
-being as likely as any other. If the share f of the bytes lies in blocks that differ, all places miss it with the
-probability (1 - f) ** POSITIONS. A few blocks are all compared.
+The sample has the first block, the last block, and the blocks at `POSITIONS` random places. Each byte is equally
+likely, and each sample has other places. If the share f of the bytes is in blocks that differ, all places miss them
+with the probability (1 - f) ** POSITIONS. If there are few blocks, the sample has them all.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from longhaul.uploads.model import BlockDigest, Gone, NotFound, Piece, Upload
 
 DIFFERING = 0.05
 FOUND = 0.95
-"""If blocks with the share DIFFERING of what is stored differ, or more, this is the least probability to find it."""
+"""If at least the share DIFFERING of the stored bytes is in blocks that differ, a sample finds it so often, or more."""
 POSITIONS = math.ceil(math.log(1 - FOUND) / math.log(1 - DIFFERING))
 BLOCKS = POSITIONS + 2
-"""Most blocks of a sample: 61, which are at most 64 MB to read for the sender."""
+"""Most blocks of a sample: 61. The sender reads at most 64 MB for them."""
 
 _random = random.SystemRandom()
 
 
 async def sample(uploads: Uploads, upload_id: str, key: str) -> tuple[Upload, list[BlockDigest]]:
-    """The upload, whose offset must not be told, and digests of what counts of it, in order.
+    """The upload, and digests of some blocks that count, in order. Never tell the offset of this upload.
 
     Raises NotFound, Gone, DatabaseUnavailable.
     """
@@ -81,8 +81,8 @@ async def _all(connection: Connection, upload_id: str) -> list[BlockDigest]:
 
 
 async def _at(connection: Connection, upload_id: str, positions: list[int]) -> list[BlockDigest]:
-    """The blocks in which these bytes lie, each once. Slow uploads have tens of thousands of pieces: only those pieces
-    are read that are asked for."""
+    """The blocks that hold these bytes, each once. A slow upload has tens of thousands of pieces: only the pieces that
+    are needed are read."""
     cursor = await connection.execute(
         "select distinct piece.* from unnest(%s::bigint[]) as place cross join lateral"
         " (select * from pieces where upload_id = %s and retired_at is null and start <= place"

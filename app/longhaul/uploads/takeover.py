@@ -1,7 +1,7 @@
-"""Taking an upload over from whoever receives it, politely first.
+"""Taking an upload over from its present receiver, which is asked first.
 
-The epoch alone decides; asking is a courtesy that saves what the other connection has received but not yet committed,
-and that lets two clients on one upload make progress in turn instead of throwing each other's bytes away.
+The epoch alone decides. Asking saves what the other connection has received and not yet committed. It also lets two
+clients on one upload make progress in turn; else each would throw the other's bytes away.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from longhaul.uploads.model import Upload
 log = logs.get(__name__)
 
 PATIENCE_SECONDS = 2.5
-"""A live receiver learns of the wish within a second and needs one more to store a piece; a dead one never answers."""
+"""A live receiver learns within 1 s that it was asked, and needs 1 s to store a piece. A dead one never answers."""
 LOOK_SECONDS = 0.1
 
 
@@ -52,11 +52,11 @@ async def take(
 
 
 async def _released(uploads: Uploads, asked: Upload, deadline: float) -> None:
-    """Wait until the receiver that was asked is gone, or the time is over."""
+    """Wait until the asked receiver has left, or until the deadline."""
     loop = asyncio.get_running_loop()
     while loop.time() < deadline:
         await asyncio.sleep(LOOK_SECONDS)
-        # A database that goes away now is waited for by the take-over itself.
+        # If the database is away, the next `ask` or `take_over` waits for it.
         with contextlib.suppress(DatabaseUnavailable):
             now = await uploads.get(asked.id)
             if now.receiver is None or now.epoch != asked.epoch:

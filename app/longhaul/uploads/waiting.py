@@ -1,4 +1,4 @@
-"""Uploads that wait in vain, for a job that they have lost or for a worker that is gone, are given another chance."""
+"""Uploads that lost their job get another one, and jobs whose worker is gone become free for any worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from longhaul.uploads.rows import several
 log = logs.get(__name__)
 
 LOST_AFTER = timedelta(minutes=1)
-"""An upload that waits without a job has lost it, once nothing was heard of it for so long: a run reports every 5 s."""
+"""An upload without a job and without a report for this long has lost its job: a run reports every 5 s."""
 ABSENT_AFTER = timedelta(hours=1)
 """Longer than any smoke test waits for the worker that it names."""
 
@@ -27,13 +27,12 @@ _LOST = (
 async def queue_lost(uploads: Uploads, after: timedelta = LOST_AFTER) -> list[Upload]:
     """Queue the complete uploads that have waited for longer than `after` without a job, and return them.
 
-    An upload and its job change in the same transaction, or the upload first, so there should be none; but what
-    ends a job by mistake must not leave its upload waiting for ever. One job too many is harmless (see
-    `processing.records`).
+    An upload and its job change in the same transaction, or the upload first, so there should be none. This repairs
+    what a mistake has left. One job too many is harmless (see `processing.records`).
     """
 
     async def work(connection: Connection) -> list[Upload]:
-        # A statement of its own: the one that looks again then sees what another such call has queued meanwhile.
+        # Lock with one statement, read with another: the second one sees what a parallel call has queued meanwhile.
         await several(connection, f"{_LOST} for update", after, TASK)
         lost = await several(connection, _LOST, after, TASK)
         for upload in lost:
@@ -46,9 +45,9 @@ async def queue_lost(uploads: Uploads, after: timedelta = LOST_AFTER) -> list[Up
 
 
 async def free_jobs(uploads: Uploads, after: timedelta = ABSENT_AFTER) -> int:
-    """Let any worker process the uploads that waited for a certain one longer than `after`: it may never return.
+    """Let any worker process the uploads that waited longer than `after` for a certain one, which may never return.
 
-    Returns how many those were.
+    Returns the number of these jobs.
     """
 
     async def work(connection: Connection) -> int:
@@ -56,5 +55,5 @@ async def free_jobs(uploads: Uploads, after: timedelta = ABSENT_AFTER) -> int:
 
     freed = await uploads.database.retrying(work, seconds=uploads.patience)
     if freed:
-        log.warning("jobs waited for a worker that does not take them: any may now", extra={"count": freed})
+        log.warning("jobs waited for a worker that does not take them: now any worker may", extra={"count": freed})
     return freed

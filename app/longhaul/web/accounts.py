@@ -1,11 +1,10 @@
 """Who is asking: bearer tokens for programs, a signed cookie for browsers.
 
-The name of an access token is the owner of what is uploaded with it. A browser changes its token for
-a cookie once (`/login`); the cookie says which token it stands for, so that taking the token off the list ends its
-sessions too.
+The name of an access token is the owner of the uploads made with it. A browser exchanges its token for a cookie once
+(`/login`). The cookie names its token, so removing the token from the list ends the sessions too.
 
-Tokens are long and random: guessing one is hopeless. An upload URL carries a key of its own, so requests on it need
-nothing from here and outlive a change of tokens.
+Tokens are long and random, so they cannot be guessed. An upload URL contains a key of its own: requests on it need no
+token and still work after tokens were changed.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from longhaul.settings import Settings, SettingsError
 
 # A 3 GB upload on a 5 KB/s line takes a week; nobody should have to sign in again during it.
 SESSION_SECONDS = 30 * 86400
-# A cookie older than this is replaced by a new one with the full time: who comes once a month stays signed in.
+# An older cookie is replaced by a new one with the full time: a user who comes once a month stays signed in.
 RENEW_SECONDS = 86400
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# Characters of the token's hash in the cookie: enough to tell tokens apart, useless for anything else.
+# Characters of the token's hash in the cookie: enough to tell tokens apart, too few to be of other use.
 _MARK_LENGTH = 16
 
 
@@ -62,7 +61,7 @@ class AccessTokens:
         return cls(settings.required_credential("access-tokens"))
 
     def owner_of(self, token: str) -> str | None:
-        """Name that belongs to a token, or None. Takes the same time whichever line matches."""
+        """Name that belongs to a token, or None. The time does not depend on which line matches."""
         digest = hashlib.sha256(token.encode()).digest()
         found: str | None = None
         for name, known in self._digests:
@@ -82,7 +81,9 @@ class AccessTokens:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks. `issued` is when the session's cookie was signed (Unix time); None with a bearer token."""
+    """Who asks. `mark` is the beginning of the token's hash. `issued` is when the session's cookie was signed (Unix
+    time); None with a bearer token.
+    """
 
     owner: str
     mark: str
@@ -130,7 +131,7 @@ class Accounts:
     def identify(self, connection: HTTPConnection) -> Identity | None:
         """Who sent a request: its bearer token, else its cookie; None if neither is valid.
 
-        A wrong bearer token is not made good by a cookie.
+        If the bearer token is wrong, the cookie is not looked at.
         """
         if authorization := connection.headers.get("authorization"):
             scheme, _, token = authorization.partition(" ")
@@ -139,9 +140,9 @@ class Accounts:
         return self._read_cookie(cookie) if cookie else None
 
     def authenticate(self, connection: HTTPConnection) -> str | None:
-        """The owner on whose behalf this request may act, or None (see `Authenticator`).
+        """The owner for whom this request may act, or None (see `Authenticator`).
 
-        None too for a request that changes something, carries the cookie, and comes from another site's page.
+        Also None for a request with the cookie that changes something and comes from another site's page.
         """
         identity = self.identify(connection)
         if identity is None or (identity.by_cookie and self.is_forged(connection)):
@@ -190,12 +191,12 @@ class Accounts:
         )
 
     def renew(self, connection: HTTPConnection, response: Response, identity: Identity) -> None:
-        """Prolong the session if a part of its time has passed; for pages, which people come back to."""
+        """Extend the session if a part of its time has passed. Used by pages, so that their users stay signed in."""
         if identity.issued is not None and time.time() - identity.issued > RENEW_SECONDS:
             self.sign_in(connection, response, identity)
 
     def sign_out(self, connection: HTTPConnection, response: Response) -> None:
-        """Take the cookie away."""
+        """Delete the cookie."""
         response.delete_cookie(
             self.cookie_name(connection),
             path="/",

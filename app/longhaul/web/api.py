@@ -3,12 +3,12 @@
     GET    /api/uploads                        the owner's uploads, newest first
     GET    /api/uploads/{id}                   one upload
     DELETE /api/uploads/{id}                   deletes content and results
-    POST   /api/uploads/{id}/retry             processes a file again whose processing failed
+    POST   /api/uploads/{id}/retry             processes a file again, after its processing failed
     GET    /api/uploads/{id}/content           the file, with Range
     GET    /api/uploads/{id}/results/{name}    a result, with Range
     GET    /api/events[?upload=ID]             live updates for the pages (server-sent events)
 
-Uploads of somebody else do not exist here (404).
+Another owner's uploads are answered with 404.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ log = logs.get(__name__)
 
 
 class Api:
-    """Endpoints (see the module's text)."""
+    """The endpoints that the module's docstring lists."""
 
     def __init__(self, services: Services, feed: Feed) -> None:
         self._services = services
@@ -70,7 +70,7 @@ class Api:
         if only is not None:
             await own(self._services, request, identity, only)
         events = self._feed.events(identity.owner, only)
-        # The first event is made before the answer begins, so that a database that is away is a 503.
+        # The first event is made before the answer begins: if the database is unreachable, the answer is 503.
         first = await anext(events)
         return StreamingResponse(
             chain(first, events), media_type="text/event-stream", headers={"cache-control": "no-store"}
@@ -91,7 +91,7 @@ class Api:
             request,
             name=upload.filename or upload.id,
             size=upload.size,
-            # The content of an upload never changes, so its id says all.
+            # The content of an upload never changes, so its id identifies it.
             etag=upload.id,
             read=lambda span: read_content(self._services.store, pieces, span.start, span.length),
         )
@@ -100,9 +100,7 @@ class Api:
         upload = await own(self._services, request, identity)
         result = await self._results.named(upload, request.path_params["name"])
         if result is None:
-            raise Trouble(
-                404, "Not found", "This file has no result of that name. The file's page lists what there is."
-            )
+            raise Trouble(404, "Not found", "This file has no result of that name. The file's page lists its results.")
         return await download(
             request,
             name=result.name,
@@ -199,14 +197,14 @@ async def download(
 ) -> Response:
     """The answer to GET or HEAD with Range and If-Range (RFC 9110, 14). Raises StoreError before its first byte.
 
-    If a later block turns out damaged, the connection is closed before the announced length is reached.
+    If a later block is damaged, the connection is closed before the announced length is reached.
     """
     quoted = f'"{etag}"'
     headers = {
         "accept-ranges": "bytes",
         "etag": quoted,
         "content-disposition": disposition(name),
-        # What users upload is never shown as a page of this site.
+        # Uploaded content is never shown as a page of this site.
         "content-security-policy": "sandbox; default-src 'none'",
         "cache-control": "private, no-cache",
     }
@@ -221,7 +219,7 @@ async def download(
         raise Trouble(
             416,
             "No such part",
-            f"The file has {size} bytes, the range asked for lies outside of it.",
+            f"The file has {size} bytes. The requested range is outside of it.",
             headers={"content-range": f"bytes */{size}", "accept-ranges": "bytes"},
         ) from error
     status = 200

@@ -1,7 +1,7 @@
-"""The live feed: what the database poll of this process finds (`Receivers.subscribe`) goes to the pages that are open.
+"""The live feed: the changes that this process polls (`Receivers.subscribe`) are sent to the open pages.
 
-Each connection first gets everything that its page shows (`all`), then what changed (`one`). So nothing has to be
-remembered between connections, and it does not matter which server a browser reconnects to. Server-sent events:
+Each connection first gets all uploads that its page shows (`all`), then each one that changes (`one`). So nothing is
+remembered between connections, and a browser may reconnect to any server. Server-sent events:
 https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
@@ -21,10 +21,10 @@ from longhaul.web.views import view
 log = logs.get(__name__)
 
 HEARTBEAT_SECONDS = 10.0
-"""Longest silence. Keeps proxies from closing the connection, and lets silences show as interruptions."""
+"""Longest time without a line: keeps proxies from closing the connection. Silent uploads are noticed this often."""
 LIFE_SECONDS = 600.0
-"""A connection ends after this long and the browser makes a new one: with a session that is still valid, and spread
-anew over the web hosts after one of them was drained."""
+"""A connection ends after this time, and the browser makes a new one. So sessions are checked again, and connections
+are spread over the web hosts again after one of them was drained."""
 RECONNECT_MS = 2000
 SHOWN = 200
 """Rows on a page."""
@@ -45,7 +45,7 @@ class Feed:
     async def events(self, owner: str, only: str | None = None) -> AsyncIterator[bytes]:
         """Event stream of the owner's uploads, or of `only` one. Raises DatabaseUnavailable, NotFound at its start."""
         connection = _Connection(owner, only)
-        # When this server goes, browsers come back to another one.
+        # If this server stops, browsers reconnect to another one.
         closing = asyncio.create_task(self._services.receivers.closing.wait())
         closing.add_done_callback(lambda _: connection.wake.set())
         # Before reading the current state, so that no change falls between the two.
@@ -72,7 +72,7 @@ class Feed:
 
 
 class _Connection:
-    """What one page has been told. Keeps at most one waiting change per upload, however slow the browser reads."""
+    """What one page has been told. Keeps at most one waiting change per upload, even if the browser reads slowly."""
 
     def __init__(self, owner: str, only: str | None) -> None:
         self.wake = asyncio.Event()
@@ -94,10 +94,10 @@ class _Connection:
         return _event("all", b"[" + b",".join(self._told[upload.id][1] for upload in uploads) + b"]")
 
     def news(self) -> list[bytes]:
-        """An event for each upload whose view is not what was told last."""
+        """An event for each upload whose view differs from the last one sent."""
         waiting, self._waiting = self._waiting, {}
         events: list[bytes] = []
-        # A silence is no change of the row, but after a while it is one of the view.
+        # If nothing arrives, the row does not change, but after a while its view does.
         for upload in [*waiting.values(), *self._receiving.values()]:
             version, text = self._told.get(upload.id, (-1, b""))
             if upload.version >= version and self._remember(upload) != text:

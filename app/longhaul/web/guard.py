@@ -1,7 +1,7 @@
-"""What all answers of pages and API have in common: who may ask, how trouble is told, and the headers that protect.
+"""What all pages and the API have in common: who may ask, how errors are answered, and protective headers.
 
-An endpoint is written as `async def endpoint(request, identity) -> Response` and raises `Trouble` (or an error of the
-domain) for everything that goes wrong; `Guard.page` and `Guard.api` make a Starlette endpoint of it.
+An endpoint is an `async def endpoint(request, identity) -> Response`. It raises `Trouble`, or an error of the domain.
+`Guard.page` and `Guard.api` make a Starlette endpoint of it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ log = logs.get(__name__)
 type Endpoint = Callable[[Request, Identity], Awaitable[Response]]
 type Handler = Callable[[Request], Awaitable[Response]]
 
-# How soon a client is told to ask again while database or store are being switched over.
+# Retry-After while the database or the store is unreachable.
 RETRY_SECONDS = 5
-# How often this process does, before it tells anybody.
+# Pause between the tries of this process before it answers so.
 PAUSE_SECONDS = 0.2
 HEADERS = {
-    # Everything comes from this site: a script or picture that somebody smuggled into a name loads nothing.
+    # Only content of this site is loaded: a script or picture in a file's name loads nothing.
     "content-security-policy": (
         "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
     ),
@@ -53,30 +53,28 @@ class Trouble(Exception):
 
 
 def trouble_of(error: Exception) -> Trouble | None:
-    """The answer that an error of the domain or of what it stands on becomes; None for a mistake of the program."""
+    """The answer to an error of the domain, the database or the store. None for an error in the program."""
     match error:
         case Trouble():
             return error
         case NotFound():
-            # Not the error's own text: whether somebody else has such an upload is nobody's business.
-            return Trouble(
-                404, "Not found", "There is no such file among yours. Check the address, or look at the list of files."
-            )
+            # Not the error's own text: it would tell whether another user has such an upload.
+            return Trouble(404, "Not found", "You have no such file. Check the address, or look at the list of files.")
         case Gone():
             return Trouble(410, "Gone", "This file was deleted or has expired. Upload it again if you need it.")
         case Corrupt():
             return Trouble(
                 500,
                 "Damaged",
-                "The stored copy of this file is damaged and is not handed out. Upload the file again, and tell the"
-                " people who run this site.",
+                "The stored copy of this file is damaged, so it cannot be downloaded. Upload the file again, and tell"
+                " the people who run this site.",
             )
         case DatabaseUnavailable() | StoreError():
             return Trouble(
                 503,
                 "One moment",
-                "The servers behind this page are being switched over. Nothing is lost, uploads go on by themselves;"
-                " reload the page in a few seconds.",
+                "The servers behind this page are being switched over. Nothing is lost, and uploads continue by"
+                " themselves. Reload the page in a few seconds.",
                 headers={"retry-after": str(RETRY_SECONDS)},
             )
     return None
@@ -85,7 +83,7 @@ def trouble_of(error: Exception) -> Trouble | None:
 class Guard:
     """Wraps endpoints. `message` renders a page for people from (request, identity, title, text).
 
-    What only reads waits up to `patience` seconds for a database that is away: as long as a planned switchover takes.
+    A request that only reads waits up to `patience` seconds for an unreachable database: as long as a switchover takes.
     """
 
     def __init__(
@@ -100,7 +98,7 @@ class Guard:
         self._patience = patience
 
     def page(self, endpoint: Endpoint) -> Handler:
-        """For people: who is not signed in is sent to the login page; trouble is a page."""
+        """For people. A user who is not signed in is sent to the login page. Errors are pages."""
 
         async def handle(request: Request) -> Response:
             identity = self.accounts.identify(request)
@@ -119,7 +117,7 @@ class Guard:
         return handle
 
     def api(self, endpoint: Endpoint) -> Handler:
-        """For programs (and the page's script): trouble is JSON, `{"error": text}`."""
+        """For programs and the page's script. Errors are JSON, `{"error": text}`."""
 
         async def handle(request: Request) -> Response:
             identity = self.accounts.identify(request)
@@ -155,7 +153,7 @@ class Guard:
             if trouble is None:
                 raise
             if trouble.status >= 500:
-                log.warning("answered with trouble", extra={"status": trouble.status, "error": str(error)})
+                log.warning("answered with an error", extra={"status": trouble.status, "error": str(error)})
             response = tell(request, identity, trouble)
         return self._finish(request, identity, response)
 
@@ -174,19 +172,19 @@ class Guard:
     def _finish(self, request: Request, identity: Identity | None, response: Response) -> Response:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
-        # A response that already signs in or out has the last word.
+        # Not if the response itself signs in or out.
         if identity is not None and "set-cookie" not in response.headers:
             self.accounts.renew(request, response, identity)
         return response
 
 
 def as_json(_request: Request, _identity: Identity | None, trouble: Trouble) -> Response:
-    """Trouble for programs."""
+    """An error for programs."""
     return JSONResponse({"error": trouble.text}, status_code=trouble.status, headers=trouble.headers)
 
 
 def to_login(request: Request) -> Response:
-    """To the login page and, after it, back here."""
+    """Redirect to the login page, and from there back here."""
     target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     suffix = "" if request.method not in ("GET", "HEAD") or target == "/" else f"?next={quote(target, safe='')}"
     return RedirectResponse(f"/login{suffix}", status_code=303)

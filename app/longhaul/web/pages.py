@@ -1,4 +1,4 @@
-"""The pages for people. They show everything without a script; the script adds uploading and live updates."""
+"""The pages for people. They show everything without a script. The script adds uploading and live updates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from longhaul.services import Services
 from longhaul.stores.content import read_verified
 from longhaul.uploads.model import Upload
 from longhaul.uploads.results import Result, Results
-from longhaul.web.accounts import Accounts, Identity
+from longhaul.web.accounts import SESSION_SECONDS, Accounts, Identity
 from longhaul.web.api import own, process_again
 from longhaul.web.feed import SHOWN
 from longhaul.web.guard import Trouble
@@ -24,9 +24,9 @@ from longhaul.web.views import size_text, time_text, view
 log = logs.get(__name__)
 
 REFRESH_SECONDS = 10
-"""How often a page without script loads itself anew."""
+"""How often a page without script reloads itself."""
 SHOWN_TEXT_BYTES = 64 * 1024
-"""Text results up to this size are also shown on the page."""
+"""Text results up to this size are shown on the page too."""
 
 
 class Pages:
@@ -54,7 +54,7 @@ class Pages:
             views=[view(upload, now) for upload in uploads],
             shown=SHOWN if len(uploads) == SHOWN else None,
             max_bytes=self._services.settings.max_upload_bytes,
-            # Twice what the server itself waits for a database or store that is away.
+            # Twice the time that the server itself waits for an unreachable database or store.
             stall_seconds=2 * self._services.settings.head_hold_seconds,
             max_text=size_text(self._services.settings.max_upload_bytes),
         )
@@ -104,7 +104,7 @@ class Pages:
         return RedirectResponse("/", status_code=303)
 
     async def login(self, request: Request, identity: Identity | None) -> Response:
-        """The form, and what comes from it."""
+        """The login form, and the answer to it."""
         if request.method != "POST":
             if identity is not None:
                 return RedirectResponse(local_path(request.query_params.get("next", "/")), status_code=303)
@@ -116,8 +116,8 @@ class Pages:
             log.warning("login refused", extra={"client": request.client.host if request.client else None})
             return self._login_form(
                 target,
-                problem="This site does not know that token. Copy it once more, whole and without blanks around it;"
-                " if it still fails, ask the people who run this site for a new one.",
+                problem="This site does not know that token. Copy the whole token again, without blanks around it."
+                " If it still fails, ask the people who run this site for a new one.",
             )
         log.info("signed in", extra={"owner": signed_in.owner})
         response = RedirectResponse(target, status_code=303)
@@ -125,16 +125,23 @@ class Pages:
         return response
 
     def _login_form(self, target: str, problem: str = "") -> Response:
-        return self._render(None, "login.html", next=target, problem=problem, status=403 if problem else 200)
+        return self._render(
+            None,
+            "login.html",
+            status=403 if problem else 200,
+            next=target,
+            problem=problem,
+            session_days=SESSION_SECONDS // 86400,
+        )
 
     async def logout(self, request: Request, _identity: Identity | None) -> Response:
-        """Forget the session; uploads under way go on, their URLs need no session."""
+        """End the session. Running uploads continue: their URLs need no session."""
         response = RedirectResponse("/login", status_code=303)
         self._accounts.sign_out(request, response)
         return response
 
     def message(self, request: Request, identity: Identity | None, trouble: Trouble) -> Response:
-        """Trouble, as a page."""
+        """An error as a page."""
         retry = trouble.status == 503 and request.method == "GET"
         return self._render(
             identity,
@@ -167,7 +174,7 @@ class Pages:
 
 
 def local_path(target: str) -> str:
-    """`target` if it is a path on this site, else the landing page: a link must not send people elsewhere."""
+    """`target` if it is a path on this site, else the landing page: a link must not lead users to another site."""
     if target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable():
         return target
     return "/"

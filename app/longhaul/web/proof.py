@@ -1,14 +1,14 @@
-"""How a sender proves that its file is the one that an upload began with, and says what the whole of it is.
+"""A sender proves that its file is the one that an upload began with, and says what the whole file is.
 
-    GET  /files/{key}/{id}/digests    {"sha256": text or null, "blocks": [{"start", "length", "sha256"}, ...]}: what the
-                                      whole must be, if that was said, or is, if it was computed; and SHA-256 of some
-                                      ranges of what the server has (see `uploads/sampling.py`); in bytes and
-                                      hexadecimal
-    PUT  /files/{key}/{id}/sha256     the body is the SHA-256 of the whole file in hexadecimal; 204, or 409 if what
-                                      arrived, or what was said before, is something else
+    GET  /files/{key}/{id}/digests    {"sha256": text or null, "blocks": [{"start", "length", "sha256"}, ...]}: SHA-256
+                                      of the whole file, as the sender said or as was computed; and of some
+                                      ranges of what the server has (see `uploads/sampling.py`). In bytes and
+                                      hexadecimal.
+    PUT  /files/{key}/{id}/sha256     the body is the SHA-256 of the whole file in hexadecimal. 204, or 409 if the
+                                      content, or the SHA-256 that was sent before, is another one
 
-As for the rest of the upload URL, its key is all that is asked for: the page that sends may have been signed out since.
-What is wrong is answered as JSON, `{"error": text}`.
+As for all requests on an upload URL, its key is enough: the user may have signed out meanwhile. Errors are answered as
+JSON, `{"error": text}`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Proof:
-    """Endpoints (see the module's text)."""
+    """The endpoints that the module's docstring lists."""
 
     def __init__(self, services: Services) -> None:
         self._uploads = services.uploads

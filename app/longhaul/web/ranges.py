@@ -9,7 +9,7 @@ _ONE = re.compile(r"\s*bytes\s*=\s*(?:(\d+)\s*-\s*(\d*)|-\s*(\d+))\s*", re.IGNOR
 
 
 class Unsatisfiable(Exception):
-    """The range lies outside of the content."""
+    """The range is outside of the content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Span:
 
 
 def parse_range(header: str | None, size: int) -> Span | None:
-    """The one range that a header asks for, of a content of `size` bytes; None means all of it.
+    """The range that a header asks for, of content of `size` bytes. None: all of it.
 
-    A header that is not understood, or names several ranges, is ignored, as the RFC allows. Raises Unsatisfiable.
+    A malformed header, or one with several ranges, is ignored, as the RFC allows. Raises Unsatisfiable.
     """
     match = _ONE.fullmatch(header or "")
     if match is None:

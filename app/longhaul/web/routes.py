@@ -1,4 +1,4 @@
-"""What the web service consists of beside the upload protocol: pages, the API and who may use them."""
+"""The routes of the pages and of the API, and who may use them. `server` adds the upload protocol."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def pages_and_api(services: Services) -> Sequence[BaseRoute]:
 class Static(StaticFiles):
     """The built frontend. Its file names are the same in each release, so browsers ask each time and mostly get 304.
 
-    What a browser has is known by its content alone: all files of a release carry the time of its commit, so size and
-    time of two releases may agree. Hence no Last-Modified, and no ranges of what may have become another file.
+    A version of a file is known by its content only: all files of a release have the time of its commit, so size and
+    time may agree between releases. Hence there is no Last-Modified, and no Range: the file may have changed meanwhile.
     """
 
     def file_response(
@@ -81,7 +81,7 @@ class Static(StaticFiles):
 
 
 def frontend() -> Path:
-    """Folder of the built frontend: beside the release's environment, or in the source tree. Raises SettingsError."""
+    """Folder of the built frontend: beside a release's environment, or in the source tree. Raises SettingsError."""
     released = Path(sys.prefix).parent / "frontend"
     built = Path(__file__).parents[2] / "frontend" / "dist"
     for folder in (released, built):

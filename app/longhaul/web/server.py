@@ -1,7 +1,7 @@
 """The web process: uvicorn around the application, its health, and its end.
 
-At SIGTERM the process stops listening, and at the same moment every receiver stores and commits what it has and closes
-its connection; clients go on at another server. uvicorn alone would wait for requests to end, and they may take a week.
+At SIGTERM the process stops listening. At the same time every receiver stores and commits what it has and closes its
+connection. Clients continue at another server. uvicorn alone would wait for requests to end, which may take a week.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from longhaul.web.proof import Proof
 log = logs.get(__name__)
 
 BACKLOG = 8192
-"""Connections that wait to be accepted when thousands of clients come back at once; the kernel's limit applies too."""
+"""Connections that may wait to be accepted: thousands of clients may come back at once. The kernel limits it too."""
 KEEP_ALIVE_SECONDS = int(POLICY["policy_balancer_keep_alive_seconds"]) + 15
-"""Longer than the balancer keeps an idle connection, so that it is never closed under a request."""
+"""Longer than the balancer keeps an idle connection: else this server could close it as a request arrives."""
 CLOSING_SECONDS = 2.0
 
 
@@ -80,10 +80,10 @@ class Server(uvicorn.Server):
 
 
 class Health:
-    """What the load balancer asks: 200 to send requests here, 404 to drain this host, 503 to avoid it.
+    """Answers the load balancer: 200 sends requests here, 404 drains this host, 503 avoids it.
 
-    A database or store that is away does not take this host out at once: all hosts would go out together, and clients
-    that could have been made to wait would be turned away. Only after the time that requests are held for anyway.
+    If the database is unreachable, this host first stays in: all hosts would go out at the same time, and clients that
+    can be made to wait would be refused. It answers 503 after `head_hold_seconds`, when requests are refused anyway.
     """
 
     def __init__(self, services: Services) -> None:
@@ -107,7 +107,7 @@ class Health:
 
 
 class RequestLog:
-    """Gives each request its id and one log line. Plain ASGI, so that bodies pass untouched."""
+    """Gives each request its id and one log line. Plain ASGI: bodies pass through unchanged."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -133,7 +133,7 @@ class RequestLog:
             try:
                 await self._app(scope, receive, sending)
             finally:
-                # Health checks come every second from every balancer and say nothing.
+                # Not for health checks: each balancer sends one every second.
                 if scope["path"] != "/healthz":
                     log.info(
                         "request",
@@ -148,7 +148,7 @@ class RequestLog:
 
 
 def without_key(path: str) -> str:
-    """The path of a request as it may be logged: the key of an upload URL gives the right to send and delete."""
+    """The path of a request without the key of an upload URL, which gives the right to send and delete."""
     return re.sub(r"^/files/[^/]+/", "/files/-/", path)
 
 
@@ -178,7 +178,7 @@ def create_app(services: Services) -> Starlette:
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-            # A COMMIT that hangs is left to itself: its client was told nothing.
+            # A COMMIT that hangs is left: its client got no answer.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSING_SECONDS):
                     await services.close()

@@ -1,16 +1,16 @@
 """The tus resumable upload protocol 1.0.0 (https://tus.io/protocols/resumable-upload) over the domain.
 
-Core with the extensions creation, creation-with-upload, termination, expiration and checksum. The answers are chosen by
-what real clients make of them:
+Core with the extensions creation, creation-with-upload, termination, expiration and checksum. The answers follow what
+real clients do with them:
 
 - tus-js-client begins a new upload, from byte 0, after a HEAD that is not 2xx or 423, and forgets the URL after other
-  4xx answers. So HEAD of an upload that exists answers 200; while the database is away it is held, and then the
-  connection is closed without an answer, which clients take for a network error.
-- It goes on after 409, 423, 5xx and network errors of a PATCH, and gives up after any other 4xx. So what will pass is
-  answered with 423, or the connection is closed.
-- The upload URL carries its own key: HEAD, PATCH and DELETE ask for no login and never answer 401 or 403.
+  4xx answers. So HEAD of an existing upload answers 200. While the database is unreachable, HEAD is held; then the
+  connection is closed without an answer, which clients treat as a network error.
+- After a PATCH it tries again on 409, 423, 5xx and network errors, and gives up on any other 4xx. So a passing
+  condition is answered with 423, or the connection is closed.
+- The upload URL contains its own key: HEAD, PATCH and DELETE need no login and never answer 401 or 403.
 
-Beyond the protocol, the metadata `sha256` at creation says what the whole content is (see `proof.py` for later).
+Beyond the protocol, the metadata `sha256` at creation says what the whole content is (`proof` takes it later).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Tus:
                 log.warning("connection closed without an answer", extra={"reason": str(reason)})
                 await exchange.close()
             except asyncio.CancelledError:
-                # uvicorn would answer 500, and a client would begin its upload anew.
+                # uvicorn would answer 500, and a client would begin its upload again.
                 exchange.abort()
                 raise
             except Exception:
@@ -111,7 +111,7 @@ class Tus:
         if method not in allowed:
             raise Refusal(
                 405,
-                f"{method} is not possible here; possible: {', '.join(allowed)} (tus {VERSION})",
+                f"{method} is not possible here. Possible: {', '.join(allowed)} (tus {VERSION})",
                 {"Allow": ", ".join([*allowed, Method.OPTIONS])},
             )
         if (version := exchange.headers.get("tus-resumable")) != VERSION:
@@ -157,18 +157,16 @@ class Tus:
                 expected_sha256=sha256,
             )
         except DatabaseUnavailable as error:
-            raise Refusal(
-                503, "uploads cannot be created just now: try again in a minute", {"Retry-After": "30"}
-            ) from error
+            raise Refusal(503, "uploads cannot be created now: try again in a minute", {"Retry-After": "30"}) from error
         log.info("upload created", extra={"upload_id": upload.id, "owner": owner, "size": size})
         headers = {"Location": self._location(exchange, upload), "Upload-Expires": _expires(upload)}
         if carries and size:
-            # The upload exists whatever becomes of the body; the client learns how much of it counts.
+            # The upload exists even if the body fails. The client learns how much of the body counts.
             with logs.bound(upload_id=upload.id), contextlib.suppress(Silence):
                 taken = await self._take(upload.id, upload.key, offset=0, receive=True)
                 result = await self._receive_body(exchange, taken, checksum)
                 if result.ending is Ending.CHECKSUM:
-                    # Nothing of the request is to be left, and that includes the upload.
+                    # Nothing of the request is kept, and that includes the upload.
                     with contextlib.suppress(DatabaseUnavailable):
                         await self._services.uploads.terminate(upload.id)
                     raise _wrong_checksum("nothing of this request was kept, create the upload again")
@@ -196,11 +194,11 @@ class Tus:
         await exchange.answer(200, headers)
 
     async def _take(self, upload_id: str, key: str, *, offset: int | None = None, receive: bool = False) -> Upload:
-        """Take the upload over. Raises Silence when that could not be done in time."""
+        """Take the upload over. Raises Silence if that is not possible in time."""
         if self._services.receivers.closing.is_set():
             raise Silence("this server is about to stop")
         try:
-            # Ends the waiting, not the transaction: that one is never cancelled.
+            # Ends the wait, not the transaction: a transaction is never cancelled.
             async with asyncio.timeout(self._settings.head_hold_seconds):
                 return await takeover.take(
                     self._services.uploads, self._services.receivers, upload_id, key, offset=offset, receive=receive
@@ -272,7 +270,7 @@ class Tus:
 
 
 def _wrong_checksum(advice: str) -> Refusal:
-    return Refusal(CHECKSUM_MISMATCH, f"the bytes that came are not those of Upload-Checksum: {advice}")
+    return Refusal(CHECKSUM_MISMATCH, f"the body does not have the checksum in Upload-Checksum: {advice}")
 
 
 def _too_large(upload: Upload) -> Refusal:
@@ -283,5 +281,5 @@ def _too_large(upload: Upload) -> Refusal:
 
 def _expires(upload: Upload) -> str:
     """IMF-fixdate, RFC 9110."""
-    # The database gives times in its own zone, and this function takes no other object than `UTC`.
+    # The database gives times in its own zone; `format_datetime` takes the object `UTC` only.
     return format_datetime(upload.expires_at.astimezone(UTC), usegmt=True)

@@ -1,5 +1,5 @@
-"""One request of the tus protocol and its answer, on the bare ASGI interface: a body that is read as it comes, and the
-three ways to end (an answer, a refusal, a connection that is closed without an answer).
+"""One request of the tus protocol and its answer, on the bare ASGI interface. The body is read as it arrives. A request
+ends with an answer, a refusal, or a connection that is closed without an answer.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ VERSION = "1.0.0"
 ABORT = "longhaul.abort"
 """ASGI extension: a function that closes the connection at once, without an answer (see `server.Protocol`)."""
 LINGER_SECONDS = 2.0
-"""An answer that is given while the body still comes is lost if the connection is closed under the sender: so what
-comes is read and thrown away for this long."""
+"""If the connection is closed while the client still sends the body, the client loses the answer. So the rest of the
+body is read and thrown away for this time."""
 
 
 class Refusal(Exception):
-    """An answer that ends the request; its text tells the client what to do."""
+    """An error answer. Its text tells the client what to do."""
 
     def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(text)
@@ -68,7 +68,7 @@ class Exchange:
     async def answer(
         self, status: int, headers: dict[str, str] | None = None, text: str = "", *, linger: bool = True
     ) -> None:
-        """Send an answer. While the body still comes, read on for a moment, so that the answer is not lost."""
+        """Send an answer. If the body has not ended, read on for LINGER_SECONDS, so that the answer is not lost."""
         body = f"{text}\n".encode() if text else b""
         fields = {"Tus-Resumable": VERSION, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         fields |= headers or {}
@@ -96,19 +96,19 @@ class Exchange:
     async def refuse(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
         """Answer with an error."""
         log.info("refused", extra={"status": status, "reason": text})
-        # A client that misses a 423 takes it for a network error, and does the same.
+        # A client that misses a 423 sees a network error, and does the same then.
         await self.answer(status, headers, text, linger=status != HTTPStatus.LOCKED)
 
     async def close(self) -> None:
         """Close the connection without an answer."""
         if not self.abort():
-            await self.answer(423, {}, "just now this cannot be done: try again in a minute")
+            await self.answer(423, {}, "this cannot be done now: try again in a minute")
             return
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
     def abort(self) -> bool:
-        """Break the connection, and say whether that is possible here."""
+        """Close the connection at once. Returns whether that is possible here."""
         abort: Callable[[], None] | None = self.scope.get("extensions", {}).get(ABORT)
         if abort is not None:
             abort()
@@ -116,7 +116,7 @@ class Exchange:
 
     async def _discard(self) -> None:
         if self.headers.get("expect", "").lower() == "100-continue":
-            return  # the client waits for the word before it sends the body
+            return  # the client waits for "100 Continue" before it sends the body
         deadline = time.monotonic() + LINGER_SECONDS
         read = self.body()
         try:

@@ -56,7 +56,7 @@ def parse_metadata(header: str) -> dict[str, str]:
 
 
 def announced_checksum(headers: Headers) -> Checksum | None:
-    """What the body must be, if the client says so. Raises Refusal."""
+    """The announced checksum of the body, or None. Raises Refusal."""
     if (header := headers.get("upload-checksum")) is None:
         return None
     try:
@@ -66,7 +66,7 @@ def announced_checksum(headers: Headers) -> Checksum | None:
 
 
 def expected_sha256(metadata: dict[str, str]) -> str | None:
-    """What the client says that the whole content is. Raises Refusal."""
+    """The announced SHA-256 of the whole content, or None. Raises Refusal."""
     if SHA256_METADATA not in metadata:
         return None
     try:
@@ -76,7 +76,7 @@ def expected_sha256(metadata: dict[str, str]) -> str | None:
 
 
 def text_of(metadata: dict[str, str], *names: str) -> str:
-    """The first of these that is there, as text without control characters, at most 255 characters long."""
+    """The first of these names that is given, as text without control characters, at most 255 characters long."""
     for name in names:
         if value := metadata.get(name):
             text = base64.b64decode(value).decode("utf-8", errors="replace")

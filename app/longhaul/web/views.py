@@ -1,6 +1,6 @@
-"""An upload in words, for people: the same for the pages (templates) and their live updates (JSON).
+"""An upload in words for people, the same for the pages (templates) and their live updates (JSON).
 
-Texts about trouble say what happened, what was kept and what to do.
+Texts about errors say what happened, what was kept and what to do.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from longhaul.settings import POLICY
 from longhaul.uploads.model import MISMATCH, State, Upload
 
 UNITS = ("bytes", "KB", "MB", "GB", "TB")
-# How long an upload that nobody sends may be quiet before the page speaks of an interruption: a client that was cut is
-# back within this.
+# An upload without a receiver is shown as interrupted after this time: by then a client has reconnected.
 QUIET_SECONDS = 15
-# The same while a process claims to receive it: several times the time after which even the slowest client's bytes are
-# stored. A host that lost its power leaves such a claim behind.
+# The same for an upload that has a receiver. Even the slowest client's bytes are stored three times in this time.
+# A host that lost its power leaves a receiver in the row.
 SILENT_SECONDS = 3 * POLICY["policy_piece_seconds"]
 
 STATE_TEXTS = {
@@ -43,7 +42,7 @@ class View:
     id: str
     state: str
     active: bool
-    """Whether it will change without anybody doing something."""
+    """Whether it will change by itself."""
     gone: bool
     filename: str
     page_url: str
@@ -59,7 +58,7 @@ class View:
     process_percent: float | None
     process_text: str
     mismatched: bool
-    """Whether something else arrived than was sent."""
+    """Whether the content is not what was sent."""
     can_retry: bool
     can_remove: bool
 
@@ -103,13 +102,13 @@ def _state_text(upload: Upload, interrupted: bool) -> str:
 
 
 def is_interrupted(upload: Upload, now: datetime) -> bool:
-    """Whether nothing has arrived of an unfinished upload for so long that nobody seems to be sending it."""
+    """Whether nothing has arrived of an unfinished upload for so long that it is probably not being sent."""
     patience = timedelta(seconds=QUIET_SECONDS if upload.receiver is None else SILENT_SECONDS)
     return upload.state is State.RECEIVING and now - upload.updated_at > patience
 
 
 def display_name(upload: Upload) -> str:
-    """What the user called the file, or a name made from the id."""
+    """The file's name, or a name made from the id."""
     return upload.filename or f"upload {upload.id}"
 
 
@@ -138,12 +137,12 @@ def _hint(upload: Upload, interrupted: bool) -> str:
         return (
             "Nothing is arriving for this file. "
             + (f"{kept}: choose" if kept else "Choose")
-            + " the same file again in the browser that began, and the upload goes on where it stopped."
+            + " the same file again in the browser that began the upload, and it continues where it stopped."
         )
     if upload.is_mismatched:
         return MISMATCH
     if upload.state is State.FAILED:
-        reason = (upload.error or "The processing broke.").rstrip()
+        reason = (upload.error or "The processing failed.").rstrip()
         return f"{reason} The uploaded file is kept: process it again, or download it."
     if upload.state is State.EXPIRED:
         percent = int(100 * upload.offset / max(1, upload.size))

@@ -213,8 +213,8 @@ def append(path: Path) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "changed": (append, "was changed, or may not be read any more"),
-    "written anew": (lambda path: path.write_bytes(content(13)), "was changed, or may not be read any more"),
+    "changed": (append, "was changed, or can no longer be read"),
+    "written anew": (lambda path: path.write_bytes(content(13)), "was changed, or can no longer be read"),
     "deleted": (Path.unlink, "was moved or removed"),
     "moved": (lambda path: path.rename(path.with_name("elsewhere")), "was moved or removed"),
 }

@@ -108,7 +108,7 @@ def test_a_connection_that_is_dead_without_a_word_is_replaced(browser: Browser, 
         person.see_upload("frozen.bin", 20)
         app.processes["web"].send_signal(signal.SIGSTOP)
         person.see_state("frozen.bin", "Reconnecting")
-        expect(person.row("frozen.bin")).to_contain_text("Nothing moves any more")
+        expect(person.row("frozen.bin")).to_contain_text("No bytes get through")
         app.processes["web"].send_signal(signal.SIGCONT)
         person.line(-1)
         person.see_state("frozen.bin", "Done")
