@@ -1,4 +1,4 @@
-"""Ansible action plugin, the control side of `host_certificate`: decides and signs; the authority's key stays here.
+"""Ansible action plugin: the part of `host_certificate` on the control side, which has the authority's key and signs.
 
 The options are documented in plugins/modules/host_certificate.py, which runs on the host.
 """
@@ -14,7 +14,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-# Ansible loads plugins by path and knows nothing of the repository they stand in.
+# Ansible loads plugins by path, without the repository in Python's path.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from ops import pki
 
@@ -29,7 +29,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core has no typ
     _VALID_ARGS = frozenset((*HOST_OPTIONS, *OWN_OPTIONS, "renew"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Ask the host what it has, sign if there is a reason to, and hand the certificate over."""
+        """Read the host's certificate and key, sign a new certificate if there is a reason, and send it to the host."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = self._task.args
         missing = [name for name in (*OWN_OPTIONS, "key", "certificate") if name not in arguments]

@@ -1,4 +1,4 @@
-"""Ansible lookup plugin: finds the programs of ours that run on hosts."""
+"""Ansible lookup plugin: finds the file of one of our programs that run on hosts (ops/on_host)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
 
-# Ansible loads plugins by path and knows nothing of the repository they stand in.
+# Ansible loads plugins by path, without the repository in Python's path.
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from ops.on_host import path_of
 
@@ -45,7 +45,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # ansible-core has no typ
     """The file of each program that is named."""
 
     def run(self, terms: Sequence[str], variables: Any = None, **kwargs: Any) -> list[str]:  # noqa: ARG002 - as LookupBase says
-        """Paths, in the order of the names. Raises AnsibleError for a name that there is not."""
+        """Paths, in the order of the names. Raises AnsibleError for an unknown name."""
         try:
             return [str(path_of(name)) for name in terms]
         except ValueError as error:

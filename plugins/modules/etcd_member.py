@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ansible module: how an etcd member without data starts: it founds the cluster, or joins a running one."""
+"""Ansible module: decides how an etcd member without data starts: it founds the cluster, or joins a running one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ description:
     reads at its first start.
   - With O(found), no member has data, and all of them found the cluster together.
   - Otherwise the cluster runs without this member, which lost its data or is new. A former member with the same peer
-    URL is removed and a new one with a new id is added. (With its old id, an empty member could vote again on what it
-    had confirmed before.) etcd refuses both when the cluster would lose its majority.
-  - Fails when there is data somewhere and no majority answers, because what it needs to know cannot be found out.
+    URL is removed and a new one with a new id is added. (With its old id, an empty member could vote a second time on
+    a write that it had confirmed.) etcd refuses both if the cluster would lose its majority.
+  - Fails if a member has data but no majority answers, because then nothing is known about the cluster.
 options:
   name:
     description: Name of this member.
@@ -87,14 +87,14 @@ def take_place(module: AnsibleModule, name: str, url: str) -> dict[str, str]:
 
     known = etcdctl("member", "list")["members"]
     former = [member for member in known if url in member["peerURLs"]]
-    # A member without a name was added and never started: an earlier run was cut off here, and its place is still free.
+    # A member without a name was added but never started: an earlier run was interrupted here, so use its place.
     if any(member.get("name") for member in former) and not module.check_mode:
         for member in former:
             etcdctl("member", "remove", f"{member['ID']:x}")
         former = []
     if not former and not module.check_mode:
         known = etcdctl("member", "add", name, f"--peer-urls={url}")["members"]
-    # Other members that were added and never started have no name in the cluster yet either.
+    # The cluster does not know the names of members that never started, so take them from the parameters.
     names = {url: name for name, url in module.params["peers"].items()}
     urls = [member["peerURLs"][0] for member in known if url not in member["peerURLs"]]
     named = {member["peerURLs"][0]: member.get("name") for member in known}
@@ -117,7 +117,7 @@ def main() -> None:
     if module.params["found"]:
         state, members = "new", dict(peers)
     else:
-        # On a host that was never configured there is no etcdctl yet, and a dry run need not know the others.
+        # On a host that was never configured, etcdctl is missing; a dry run then works without the other members.
         dry = module.check_mode and module.get_bin_path(module.params["command"]) is None
         state, members = "existing", dict(peers) if dry else take_place(module, name, peers[name])
     if not module.check_mode:

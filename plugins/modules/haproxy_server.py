@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ansible module: wait until a server is in one of the wanted states in HAProxy's eyes, and watch its answers."""
+"""Ansible module: waits until HAProxy sees a server in one of the wanted states, and watches its answers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ module: haproxy_server
 short_description: Wait for the state of a server in HAProxy
 description:
   - Asks HAProxy's statistics socket until the server is in one of the wanted states. Never changes anything.
-  - With C(watch), counts what goes wrong with its requests, beginning with what an earlier call has C(seen). So several
-    load balancers are watched at the same time, by one call after the other.
+  - With C(watch), counts failed requests from the moment that an earlier call has returned as C(seen). So several load
+    balancers are watched over the same time, although they are called one after another.
   - Succeeds at once in check mode.
 options:
   socket:
@@ -43,18 +43,18 @@ options:
     required: true
   watch:
     description:
-      - Until so many seconds after C(since), fail if the server leaves these states or answers with errors.
-      - Errors are answers of 5xx, connections that failed, and answers that ended early or were none.
+      - Fail if the server leaves these states or answers with errors within this many seconds after C(since).
+      - Errors are 5xx answers, failed connections, and answers that are missing or ended early.
     type: float
   since:
-    description: What an earlier call on this load balancer has C(seen). Goes together with C(watch).
+    description: The value C(seen) that an earlier call for this load balancer returned. Needs C(watch).
     type: dict
   errors:
-    description: Number of errors in that time from which on it fails...
+    description: The module fails from this number of errors in that time on...
     type: int
     default: 1
   errors_percent:
-    description: ...if they are also at least this share of the requests in that time.
+    description: ...if they are also at least this percentage of the requests in that time.
     type: float
     default: 0
 author: [The Longhaul authors]
@@ -102,7 +102,7 @@ def row_of(path: str, backend: str, server: str) -> dict[str, str]:
 
 
 def seen(row: dict[str, str]) -> dict[str, float]:
-    """What the server has done until now: errors, requests, how often it went down; and when now is (monotonic)."""
+    """The server's counters: errors, requests, how often it went down; and the time (monotonic)."""
     errors = sum(int(row.get(column) or 0) for column in ERRORS)
     return {
         "errors": errors,
@@ -123,7 +123,7 @@ def watch(wanted: dict[str, Any]) -> str:
         if not row.get("status", "").startswith(tuple(wanted["states"])):
             return f"it went to '{row.get('status', 'unknown')}'"
         if after["went_down"] > before["went_down"]:
-            return "it was down meanwhile"
+            return "it was down for a moment"
         if after["at"] >= before["at"] + wanted["watch"]:
             break
         time.sleep(PAUSE_SECONDS)

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ansible module, the part of `host_certificate` that runs on the host: makes the key, stores what was signed."""
+"""Ansible module: the part of `host_certificate` that runs on the host; makes the key and stores the certificate."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DOCUMENTATION = r"""
 module: host_certificate
 short_description: A key that never leaves its host, and a certificate for it from the internal authority
 description:
-  - The key is made on the host. The control side (action plugin of the same name) signs a request for it whenever the
-    certificate on the host is missing, is for other names, another key or from another authority, or ends soon.
+  - The key is made on the host. The control side (action plugin of the same name) signs a request for it if the
+    certificate is missing, ends soon, has other names or another key, or is from another authority.
   - Certificate and key are replaced together in the file I(combined), if there is one.
 options:
   key:
@@ -32,7 +32,7 @@ options:
     description: Path of a file that holds certificate and key, as HAProxy reads them.
     type: path
   placeholder:
-    description: Leave everything as it is when I(combined) exists, because something else keeps it up to date.
+    description: If I(combined) exists, change nothing, because something else keeps it up to date.
     type: bool
     default: false
   group:
@@ -65,7 +65,7 @@ options:
     type: int
     required: true
   renew:
-    description: Replace the certificate however good it is (control side).
+    description: Replace the certificate even if it is good (control side).
     type: bool
     default: false
 author: [The Longhaul authors]
@@ -99,7 +99,7 @@ def openssl(*arguments: str) -> str:
 
 
 def make_key(path: Path, group: str) -> None:
-    """Make a private key at `path`; never in a state in which others could read it."""
+    """Make a private key at `path`; others cannot read it at any moment."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".key-") as directory:  # mode 0700
         draft = Path(directory) / "key"
         openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(draft))
@@ -129,7 +129,7 @@ def misplaced(path: Path, group: str, mode: int) -> bool:
 
 
 def main() -> None:
-    """Without `signed`: make the key if needed, return a request and the present certificate. With it: store it."""
+    """Without `signed`: make the key if needed, return a request and the present certificate. Otherwise: store it."""
     module = AnsibleModule(
         argument_spec={
             "key": {"type": "path", "required": True, "no_log": False},
@@ -164,7 +164,7 @@ def main() -> None:
             give(path, group, 0o640)
     present = certificate.read_text() if certificate.exists() else ""
     if combined and present and (not combined.exists() or combined.read_text() != present + key.read_text()):
-        present = ""  # the two belong together: sign again
+        present = ""  # certificate and combined file do not match: sign again
     module.exit_json(
         changed=changed or bool(wrong),
         request=openssl("req", "-new", "-key", str(key), "-subj", "/CN=request"),

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ansible module: the configuration that a Patroni cluster keeps in etcd, and restarts that it asks for."""
+"""Ansible module: sets the configuration that a Patroni cluster keeps in etcd, and restarts members that need it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ module: patroni_cluster
 short_description: Set the configuration of a Patroni cluster
 description:
   - Waits until the cluster has a leader and the given members run. Then makes the configuration in etcd equal to
-    O(config), if it differs. Keys in O(keep) belong to other procedures and stay as they are.
-  - Parameters that need a restart leave members waiting for it. Unless O(restart_pending) is set, the module only
-    warns. With it, waiting members are restarted one at a time, each only while all others follow the leader and could
-    take its place; replicas first, and a waiting leader first hands over to a replica in a planned switchover.
-  - PostgreSQL takes some parameters (max_connections and others) on a replica only when they are no smaller than on
-    the leader. When replicas still wait after their restart for that reason, the leader is restarted in its place, and
-    they once more after it.
-  - In check mode nothing is changed, and a cluster that is not there yet counts as a change.
+    O(config), if it differs. Keys in O(keep) belong to other procedures and are not changed.
+  - Some parameters are in force only after a restart. Unless O(restart_pending) is set, the module only warns about
+    members that wait for one. With it, these members are restarted one at a time, each only while all others follow the
+    leader and could take its place. Replicas come first; a waiting leader hands over in a planned switchover before.
+  - PostgreSQL accepts some parameters (max_connections and others) on a replica only if they are not smaller than on
+    the leader. If replicas still wait for that reason after their restart, the leader is restarted without a
+    switchover, and then the replicas again.
+  - In check mode nothing is changed, and a cluster that does not exist yet counts as a change.
 options:
   url:
     description: Patroni's interface on this member.
@@ -41,7 +41,7 @@ options:
     type: dict
     required: true
   keep:
-    description: Keys on the first level that are left alone.
+    description: Keys of the first level that are not changed.
     type: list
     elements: str
     default: [pause, standby_cluster]
@@ -51,7 +51,7 @@ options:
     elements: str
     required: true
   restart_pending:
-    description: Restart members that wait for it.
+    description: Restart members that wait for a restart.
     type: bool
     default: false
   timeout:
@@ -89,12 +89,12 @@ restarted:
 LEADERS = ("leader", "standby_leader")
 CANDIDATES = ("sync_standby", "quorum_standby")
 RUNNING = ("running", "streaming")
-# One answer: a restart or a switchover answers when it is done.
+# Time limit of one answer: Patroni answers a restart or a switchover only when it is done.
 ANSWER_SECONDS = 120
 
 
 class RefusedError(Exception):
-    """Patroni answered that it does not do it."""
+    """Patroni refused a request."""
 
 
 class Interface:
@@ -154,7 +154,7 @@ class Cluster:
         self.interface = Interface(module.params["url"], module.params["password"], module.params["pki"])
 
     def wait(self, what: str, reached: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
-        """Members, once `reached` holds for them; fails the module when it does not in time."""
+        """The members, as soon as `reached` is true for them; fails the module if that takes too long."""
         deadline = time.monotonic() + self.parameters["timeout"]
         last: object = "no answer"
         while time.monotonic() < deadline:
@@ -174,12 +174,12 @@ class Cluster:
         raise AssertionError  # fail_json ends the program
 
     def wait_settled(self) -> dict[str, dict[str, Any]]:
-        """Members, once all expected ones run and follow a leader."""
+        """The members, as soon as all expected ones run and follow a leader."""
         expected = self.parameters["members"]
         return self.wait(f"a leader, and {', '.join(expected)} running", lambda seen: settled(seen, expected))
 
     def wait_redundant(self) -> dict[str, dict[str, Any]]:
-        """Members, once every one of them could be missed: all run, and each standby could lead without a loss."""
+        """The members, as soon as any of them may stop: all run, and each standby could lead without a loss."""
         expected = self.parameters["members"]
         synchronous = str(self.parameters["config"].get("synchronous_mode", "off")).lower() not in ("off", "false")
 
@@ -193,7 +193,7 @@ class Cluster:
         return self.wait(f"a leader, and {', '.join(expected)} running and fit to lead", redundant)
 
     def restart_waiting(self) -> list[str]:
-        """Restart all members that wait for it, replicas first; returns their names in order."""
+        """Restart all members that wait for a restart, replicas first; returns their names in order."""
         done: list[str] = []
         held_back: set[str] = set()
         while True:
@@ -208,23 +208,23 @@ class Cluster:
             elif leader in waiting and leader not in done:
                 done.append(leader)
                 if len(members) > 1 and members[leader]["role"] == "leader" and not held_back:
-                    # As a replica it starts anew, which often is the restart that it waits for.
+                    # The former leader restarts to become a replica; often no other restart is needed then.
                     members = self.hand_over(leader)
                 if members[leader].get("pending_restart"):
                     self.restart(leader)
                 held_back = set()
             elif waiting:
                 self.module.fail_json(
-                    msg=f"After restarts of {', '.join(done)} these still wait for one: {', '.join(waiting)}. "
+                    msg=f"After restarts of {', '.join(done)}, these members still need one: {', '.join(waiting)}. "
                     "`patronictl -c /etc/patroni/config.yml list` says for which parameter."
                 )
             else:
                 return done
 
     def restart(self, name: str) -> bool:
-        """Restart a member while all others are there; whether it does not wait for a restart any more."""
+        """Restart a member while all others run; returns whether it needs no further restart."""
         url = self.wait_redundant()[name]["api_url"].removesuffix("/patroni")
-        # A leader that is not back in so many seconds is given up for another one. The cluster's own limit is 0.
+        # If a leader takes longer, Patroni fails over to another member. The cluster's own limit is 0 seconds.
         self.interface.ask("/restart", "POST", {"timeout": self.parameters["timeout"]}, url)
         deadline = time.monotonic() + 2 * self.parameters["config"].get("loop_wait", 0) + 1
         while (waits := self.wait_redundant()[name].get("pending_restart")) and time.monotonic() < deadline:
@@ -266,7 +266,7 @@ def main() -> None:
 
 
 def run(module: AnsibleModule) -> None:
-    """Compare the configuration, set it, restart who waits for it."""
+    """Compare the configuration, set it, and restart members that need it."""
     cluster = Cluster(module)
     members = cluster.wait_settled()
     present = cluster.interface.ask("/config")
@@ -275,7 +275,7 @@ def run(module: AnsibleModule) -> None:
     changed = present != wanted
     if changed and not module.check_mode:
         cluster.interface.ask("/config", "PUT", wanted)
-        # Members read it in their next loop, and tell in the one after it whether they need a restart.
+        # Members read the configuration in their next loop, and report in the one after whether they need a restart.
         time.sleep(2 * wanted["loop_wait"] + 1)
         members = cluster.wait_settled()
     waiting = sorted(name for name, member in members.items() if member.get("pending_restart"))
@@ -283,7 +283,10 @@ def run(module: AnsibleModule) -> None:
     if waiting and module.params["restart_pending"] and not module.check_mode:
         restarted = cluster.restart_waiting()
     elif waiting:
-        module.warn(f"Parameters that need a restart wait on {', '.join(waiting)}: ./inv provision --restart-database.")
+        module.warn(
+            f"Parameters that need a restart are not in force yet on {', '.join(waiting)}: "
+            "./inv provision --restart-database"
+        )
     module.exit_json(
         changed=changed or bool(waiting and module.params["restart_pending"]),
         diff={

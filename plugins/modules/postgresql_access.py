@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ansible module: roles with passwords, and databases, on the primary of a PostgreSQL cluster."""
+"""Ansible module: creates roles with passwords, and databases, on the primary of a PostgreSQL cluster."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DOCUMENTATION = r"""
 module: postgresql_access
 short_description: Create roles and databases in PostgreSQL
 description:
-  - Runs as root on the database's host and does nothing on a standby. A role that is missing is created with LOGIN; its
-    password is set when the stored secret does not belong to it. A database that is missing is created.
+  - Runs as root on the database's host and does nothing on a standby. A missing role is created with LOGIN. Its
+    password is set if the stored secret was made from another one. A missing database is created.
   - Passwords never leave the module. The server, and so its log, only sees SCRAM secrets (RFC 5803).
   - In check mode, a server that is not there yet counts as a change.
 options:
@@ -136,7 +136,9 @@ def main() -> None:
     roles, databases = module.params["roles"], module.params["databases"]
     for name in [entry[key] for entry in roles + databases for key in ("name", "owner") if key in entry]:
         if not NAME.match(name):
-            module.fail_json(msg=f"'{name}' is no name for a role or a database: use small letters, digits and _.")
+            module.fail_json(
+                msg=f"'{name}' is not a valid name for a role or a database: use small letters, digits and _."
+            )
     if not all(role["password"].isascii() for role in roles):
         module.fail_json(msg="A password has characters outside ASCII, which this module cannot prepare (SASLprep).")
     server = Server(module)

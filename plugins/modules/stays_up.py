@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ansible module: wait until systemd units have been up for a while without a restart, or show why they are not."""
+"""Ansible module: waits until systemd units have been up for a while without a restart, or shows why they are not."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ DOCUMENTATION = r"""
 module: stays_up
 short_description: Prove that systemd units stay up
 description:
-  - Succeeds when every unit is active and its state has not changed for a while (StateChangeTimestampMonotonic of
-    org.freedesktop.systemd1(5)), neither by a start, a crash nor a reload. What has been up for long is not waited for.
-    Fails with the last lines of the journal of each unit that does not.
+  - Succeeds when every unit is active and its state has not changed for a while, by a start, a crash or a reload
+    (StateChangeTimestampMonotonic of org.freedesktop.systemd1(5)). If all have been up for long, it does not wait.
+    If a unit does not stay up, it fails with the last lines of the unit's journal.
   - Never changes anything. In check mode it only succeeds, because the units may not be there yet.
 options:
   units:
@@ -27,7 +27,7 @@ options:
     type: float
     default: 2
   timeout:
-    description: How long they may take to get there, in seconds.
+    description: How long to wait for that, in seconds.
     type: float
     default: 30
 author: [The Longhaul authors]
@@ -68,7 +68,7 @@ def journal(unit: str) -> str:
 
 
 def quiet(state: dict[str, str], seconds: float) -> bool:
-    """Whether a unit is active, and has been left alone for so long."""
+    """Whether a unit is active, and its state has not changed for `seconds`."""
     return state["ActiveState"] == "active" and time.monotonic() - int(state[CHANGED]) / 1e6 >= seconds
 
 

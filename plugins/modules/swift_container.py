@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ansible module: a container in OpenStack Swift, and the proof that objects can be written, read and deleted there."""
+"""Ansible module: creates a container in OpenStack Swift, and proves that objects can be written, read and deleted."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ seconds:
 """
 
 PROBE_BYTES = 65536
-# Of one request: longer than a proxy waits for a storage host that does not answer.
+# Time limit of one request: longer than a proxy waits for a storage host that does not answer.
 ANSWER_SECONDS = 20
 
 
 class UnusableError(Exception):
-    """The proxy answered, and not what was expected."""
+    """The proxy gave another answer than expected."""
 
 
 class Proxy:
@@ -98,7 +98,7 @@ class Proxy:
         body: bytes | None = None,
         expected: tuple[int, ...] = (200, 201, 202, 204),
     ) -> tuple[int, bytes, HTTPMessage]:
-        """Status, body and headers. Raises UnusableError for another status than expected, OSError if none comes."""
+        """Status, body and headers. Raises UnusableError for an unexpected status, OSError without an answer."""
         place = urlsplit(self._url)
         connection = HTTPSConnection(place.netloc, timeout=ANSWER_SECONDS, context=self._tls)
         try:

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ansible module: the rings of an OpenStack Swift cluster, built once and the same on every host."""
+"""Ansible module: builds the rings of an OpenStack Swift cluster once, and installs the same ones on every host."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ DOCUMENTATION = r"""
 module: swift_rings
 short_description: Read, build and install Swift's rings
 description:
-  - A ring says on which devices each object is. It changes by small steps from the builder file that made it, so
-    builder files are kept on every storage host, and the newest of them is the one that is changed.
+  - A ring says on which devices each object is. It is changed in small steps, from the builder file that made it. So
+    every storage host keeps the builder files, and the newest of them is changed.
   - V(read) reports the builder files of this host. V(built) takes the reports of all hosts that answered, adds and
     removes devices as the inventory says, and returns the files; it writes nothing. V(installed) writes those that
     differ.
-  - Devices of a host that is in O(members) and did not report stay as they are. A host with another address keeps its
-    place. Devices of a host that left O(members) are removed, and what was on them is copied to others by Swift.
-  - Equal inputs give equal rings. A ring that is out of balance because partitions moved less than an hour ago is
-    balanced further by a later run.
+  - If a host of O(members) did not report, its devices stay in the ring. A host whose address changes keeps its
+    partitions. If a host left O(members), its devices are removed, and Swift copies their objects to others.
+  - Equal inputs give equal rings. A partition may move once an hour only, so a ring may need later runs until it is
+    balanced.
 options:
   state:
     description: What to do.
@@ -83,10 +83,10 @@ RINGS = ("object", "container", "account")
 REPLICAS = 3
 # Between two moves of a partition Swift's replicators need time to copy it.
 MIN_PART_HOURS = 1
-# In percent; a device may differ so much from its fair share before a ring is balanced again.
+# In percent: a ring is balanced again if a device differs more than this from its fair share.
 BALANCE = 5
 SEED = "longhaul"
-# Of a device that says nothing else.
+# The weight of a device that names none.
 WEIGHT = 100
 
 
@@ -124,7 +124,7 @@ def adjust(builder: Any, port: int, hosts: list[dict[str, Any]], members: list[s
     """Add, change and remove devices; returns what was done."""
     done = []
     reported = {host["name"]: host for host in hosts}
-    # The name of a device's host stands in `meta`: unlike its address it never changes.
+    # `meta` has the name of the device's host, which never changes, unlike its address.
     present = {(device["meta"], device["device"]): device for device in builder.devs if device is not None}
     wanted = {
         (host["name"], device["name"]): float(device.get("weight", WEIGHT))

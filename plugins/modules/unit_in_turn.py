@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ansible module: restart or reload units on one host of several, only while all of them serve."""
+"""Ansible module: restarts or reloads units on one of several hosts, only while all hosts serve."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: unit_in_turn
-short_description: Restart or reload units of a host whose work others do too
+short_description: Restart or reload units on one host while the others serve
 description:
-  - For a throttled handler, which runs on one host after the other and does not stop when one of them fails. So this
-    module asks before it touches anything whether every host serves, and fails if not; and after it, until they all
-    served for a while.
-  - What could not be done is remembered by systemd, in the unit's property V(Markers), until the unit is restarted or
-    reloaded. A task that looks at it can notify the handler again, in the next run.
+  - For a throttled handler. Such a handler runs on one host after another, and does not stop if one of them fails. So
+    this module first asks whether every host serves, and fails if one does not. After the change it waits until all
+    hosts have served for a while.
+  - If the change cannot be done, systemd remembers it in the unit's property V(Markers), until the unit is restarted or
+    reloaded. A task that reads this property can notify the handler again in the next run.
 options:
   units:
     description: Units, with their suffixes.
@@ -33,16 +33,16 @@ options:
     required: true
   urls:
     description:
-      - Places that answer when all hosts serve, asked with this host's certificate. An answer below 500 is a good one.
+      - URLs that answer if all hosts serve, asked with this host's certificate. Any status below 500 is good.
     type: list
     elements: str
     required: true
   seconds:
-    description: How long they must answer afterwards, in seconds. A reload shows its faults only after a while.
+    description: How long the URLs must answer afterwards, in seconds. Faults of a reload show only after a while.
     type: float
     default: 2
   timeout:
-    description: How long it may take, in seconds, until they answer again.
+    description: How long it may take until the URLs answer again, in seconds.
     type: float
     default: 30
   pki:
@@ -62,14 +62,14 @@ EXAMPLES = r"""
 """
 
 ANSWER_SECONDS = 5
-# Before the change: whoever is away for longer is not just coming back from it.
+# Before the change: a host that does not answer for longer is down, and not just coming back from its own change.
 PATIENCE_SECONDS = 10
 PAUSE_SECONDS = 0.2
 COMMANDS = {"restarted": "restart", "reloaded": "reload"}
 
 
 def with_certificate(pki: str) -> urllib.request.OpenerDirector:
-    """Asks with this host's certificate, and no proxy, which might answer for a host that does not."""
+    """An opener with this host's certificate, and without a proxy, which might answer in the place of a host."""
     tls = ssl.create_default_context(cafile=f"{pki}/ca.crt")
     tls.load_cert_chain(f"{pki}/host.crt", f"{pki}/host.key")
     return urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls))
@@ -82,7 +82,7 @@ class Places:
         self.urls, self._opener = urls, opener
 
     def wrong(self) -> list[str]:
-        """What does not answer, and why."""
+        """The URLs that do not answer, and why."""
         return [f"{url}: {why}" for url in self.urls if (why := self._wrong(url))]
 
     def _wrong(self, url: str) -> str:
@@ -97,7 +97,7 @@ class Places:
             return str(error) or type(error).__name__
 
     def wait(self, seconds: float, timeout: float) -> list[str]:
-        """Wait until all have answered for some seconds; what is still wrong when the time is over, nothing if well."""
+        """Wait until all URLs have answered for `seconds`; returns what is still wrong after `timeout`, or []."""
         deadline = time.monotonic() + timeout + seconds
         well_since = time.monotonic()
         while True:
@@ -111,7 +111,7 @@ class Places:
 
 
 def main() -> None:
-    """Look, do it, look again."""
+    """Check that all hosts serve, make the change, check again."""
     module = AnsibleModule(
         argument_spec={
             "units": {"type": "list", "elements": "str", "required": True},
@@ -132,22 +132,22 @@ def change(module: AnsibleModule, places: Places) -> None:
     """Restart or reload the units; fails the module if a host did not serve before it, or does not afterwards."""
     units = module.params["units"]
     verb = COMMANDS[module.params["state"]]
-    # First: systemd takes the mark away when it is done, and a run that stops before that leaves word.
+    # First: systemd removes the mark after the change, so the mark stays if this run stops before.
     for unit in units:
         module.run_command(["systemctl", "set-property", "--runtime", unit, f"Markers=+needs-{verb}"], check_rc=True)
     if wrong := places.wait(0, PATIENCE_SECONDS):
         module.fail_json(
             msg=f"No {verb} of {', '.join(units)} here while another host does not serve: {'; '.join(wrong)}. "
-            "Mend that host (`systemctl --failed` and `journalctl` there), and run this again: the new settings are "
-            "written and wait."
+            "Repair that host (`systemctl --failed` and `journalctl` there), and run this again: the new settings are "
+            f"written and wait for a {verb}."
         )
     code, _, error = module.run_command(["systemctl", verb, *units])
     if code != 0:
         module.fail_json(msg=f"systemctl {verb} {' '.join(units)}: {error.strip()}{journal(module, units)}")
     if wrong := places.wait(module.params["seconds"], module.params["timeout"]):
         module.fail_json(
-            msg=f"After the {verb} of {', '.join(units)} here not all serve: {'; '.join(wrong)}. No other host was "
-            f"touched after it.{journal(module, units)}"
+            msg=f"After the {verb} of {', '.join(units)} here, not all hosts serve: {'; '.join(wrong)}. No other host "
+            f"was changed after this one.{journal(module, units)}"
         )
 
 

@@ -62,7 +62,7 @@ def watched(tmp_path: Path, *, seconds_ago: float = 0) -> str:
         ("UP,1000,0,0,0,1", "UP,1010,1,1,1,1", "3 of 10 requests"),
         ("UP,1000,0,0,0,1", "UP,1000,0,5,0,1", "5 of 0 requests"),
         ("UP,1000,0,0,0,1", "DOWN 1/2,1000,0,0,0,1", "it went to 'DOWN 1/2'"),
-        ("UP,1000,0,0,0,1", "UP,1000,0,0,0,2", "it was down meanwhile"),
+        ("UP,1000,0,0,0,1", "UP,1000,0,0,0,2", "it was down for a moment"),
         ("UP,1000,9,9,9,9", "UP,10,1,1,0,0", ""),
         ("UP,1000,9,9,9,9", "UP,10,1,1,1,0", "3 of 10 requests"),
     ],

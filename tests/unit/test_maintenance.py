@@ -142,7 +142,7 @@ def test_a_member_that_is_down_is_not_waited_for_and_is_started_again(monkeypatc
 def test_the_playbook_takes_what_it_is_told() -> None:
     (play,) = yaml.safe_load((PLAYBOOKS / "maintain.yml").read_text())
     tasks = {task["name"]: task for task in play["tasks"]}
-    assert "maintain_hand_over | default(true)" in tasks["Let another host lead the database"]["when"]
+    assert "maintain_hand_over | default(true)" in tasks["Make another host the database primary"]["when"]
     assert "maintain_start" in tasks["Start what was down before"]["loop"]
 
 
