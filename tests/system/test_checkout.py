@@ -53,7 +53,7 @@ def test_a_role_is_tested_on_a_host_from_the_worst_of_places(tmp_path: Path) -> 
 
 @pytest.fixture
 def of_an_account() -> Iterator[Checkout]:
-    """A checkout that belongs to a normal account, with packages of an older lock: `inv` has to bring them up to date."""
+    """A checkout that belongs to a normal account, with the packages of an older lock, which `inv` has to update."""
     with tempfile.TemporaryDirectory(prefix="longhaul-account-") as name:
         place = Path(name)
         place.chmod(0o755)
