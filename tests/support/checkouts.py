@@ -116,6 +116,7 @@ def copy(place: Path, kind: Kind, *, environment: bool = True) -> Checkout:
         target = root / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target, follow_symlinks=False)
+    subprocess.run(["git", "init", "--quiet", root], check=True)  # where molecule looks for .config
     if environment:
         made = root / ".venv"
         made.mkdir()

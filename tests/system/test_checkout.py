@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ops.paths import ROOT
+from ops.release.tools import STAMP
 from tests.support import checkouts
 from tests.support.checkouts import WORST, Checkout, Kind
 
@@ -51,12 +53,14 @@ def test_a_role_is_tested_on_a_host_from_the_worst_of_places(tmp_path: Path) -> 
 
 @pytest.fixture
 def of_an_account() -> Iterator[Checkout]:
-    """A checkout that belongs to a normal account, which nobody has used yet."""
+    """A checkout that belongs to a normal account, with the packages of an older lock, which `inv` has to update."""
     with tempfile.TemporaryDirectory(prefix="longhaul-account-") as name:
         place = Path(name)
         place.chmod(0o755)
         made = checkouts.copy(place, Kind("of an account", "home of mine"), environment=False)
         subprocess.run(["chown", "--recursive", f"{ACCOUNT}:{ACCOUNT}", place], check=True)
+        subprocess.run(["cp", "--archive", ROOT / ".venv", made.root], check=True)
+        (made.root / ".venv" / STAMP).write_text("of an older lock\n")
         yield made
 
 
