@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,8 +22,11 @@ from ops.paths import ROOT
 # What has no host to speak to.
 NEVERREHEARSED = frozenset({"ops.secret_tasks", "ops.bootstrap"})
 REHEARSE = inspect.Parameter("rehearse", inspect.Parameter.KEYWORD_ONLY, default="", annotation=str)
+VERBOSE = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+verbose: ContextVar[bool] = ContextVar("verbose", default=False)
+"""Whether the task was called with --verbose: what runs shows its own output."""
 
 
 def task(
@@ -32,17 +36,20 @@ def task(
 
     What it makes in the checkout as root is given to the owner of the checkout.
 
-    Takes the options of invoke.task. A task of an environment (`env`) has also --rehearse, which runs it within the
-    environment's rehearsal; `outside` is called with its arguments before that, where registries can still be reached,
-    and returns more words for the command line.
+    Takes the options of invoke.task. A task of an environment (`env`) has also --verbose, and --rehearse, which runs it
+    within the environment's rehearsal; `outside` is called with its arguments before that, where registries can still
+    be reached, and returns more words for the command line.
     """
 
     def declare(function: Callable[..., None]) -> invoke.Task[Any]:
         signature = inspect.signature(function)
-        rehearses = "env" in signature.parameters and function.__module__ not in NEVERREHEARSED
+        of_environment = "env" in signature.parameters
+        rehearses = of_environment and function.__module__ not in NEVERREHEARSED
 
         @functools.wraps(function)
         def run(*arguments: Any, **named: Any) -> None:
+            if of_environment:
+                verbose.set(named.pop("verbose", False))
             try:
                 if rehearsed := named.pop("rehearse", "") if rehearses else "":
                     _rehearse(rehearsed, outside, named)
@@ -57,10 +64,17 @@ def task(
             finally:
                 give_to_owner(ROOT)
 
+        more, explained = [], {}
+        if of_environment:
+            more.append(VERBOSE)
+            explained["verbose"] = "show the output of Ansible itself"
         if rehearses:
+            more.append(REHEARSE)
+            explained["rehearse"] = "environment to rehearse this with, in a lab"
+        if more:
             own = list(signature.parameters.values())
-            run.__signature__ = signature.replace(parameters=[*own, REHEARSE])  # type: ignore[attr-defined] # PEP 362
-            options["help"] = {**options.get("help", {}), "rehearse": "environment to rehearse this with, in a lab"}
+            run.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined] # PEP 362
+            options["help"] = {**options.get("help", {}), **explained}
         declared: invoke.Task[Any] = invoke.task(name=name, **options)(run)
         return declared
 
@@ -68,9 +82,10 @@ def task(
 
 
 def _end(failure: Failure) -> NoReturn:
-    console.print(f"[bold red]error:[/] {_plain(failure.message)}")
+    unbroken = not console.is_terminal  # a line breaks between words where somebody reads it
+    console.print(f"[bold red]error:[/] {_plain(failure.message)}", soft_wrap=unbroken)
     if failure.hint:
-        console.print(f"[bold]what to do:[/] {_plain(failure.hint)}")
+        console.print(f"[bold]what to do:[/] {_plain(failure.hint)}", soft_wrap=unbroken)
     sys.exit(int(failure.code))
 
 
