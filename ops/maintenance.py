@@ -11,6 +11,7 @@ from ops.cli import console
 from ops.deployment.lock import Lock
 from ops.environment import Environment, Host
 from ops.errors import Failure
+from ops.progress import progress
 from ops.status import HostStatus, member_is_well, status
 
 PLAYBOOK = "maintain"
@@ -112,17 +113,18 @@ def _as_found(host: Host, found: Sequence[HostStatus]) -> dict[str, Any]:
 def well(environment: Environment, when: str, *, seconds: float) -> list[HostStatus]:
     """The state of all hosts, once nothing is wrong with any. Raises Failure if that takes longer than `seconds`."""
     deadline = time.monotonic() + seconds
-    while True:
-        found = status(environment)
-        problems = _problems(found)
-        if not problems:
-            return found
-        if time.monotonic() >= deadline:
-            raise Failure(
-                f"The site is not well {when}, and another host less could stop it: {problems}.",
-                "See ./inv status, mend it, and run this again: what is done already is not done twice.",
-            )
-        time.sleep(ASK_EVERY_SECONDS)
+    with progress("waiting until the site is well"):
+        while True:
+            found = status(environment)
+            problems = _problems(found)
+            if not problems:
+                return found
+            if time.monotonic() >= deadline:
+                raise Failure(
+                    f"The site is not well {when}, and another host less could stop it: {problems}.",
+                    "See ./inv status, mend it, and run this again: what is done already is not done twice.",
+                )
+            time.sleep(ASK_EVERY_SECONDS)
 
 
 def _problems(found: Sequence[HostStatus]) -> str:

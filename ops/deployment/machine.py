@@ -22,6 +22,7 @@ from ops.deployment.lock import Lock
 from ops.deployment.record import Record, Records
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
+from ops.progress import progress
 from ops.release import Release
 from ops.smoke import smoke
 
@@ -152,9 +153,11 @@ class Machine:
         """An upload through the virtual IP to each worker that it leads to, as a user would send it."""
         reach = access.access(self.environment)
         here = self.environment.first_datacentre
-        for host in self.hosts:
-            if "workers" in host.groups and host.datacentre == here:
-                self._patiently(partial(smoke, reach, worker=host.name, release=version))
+        workers = [host.name for host in self.hosts if "workers" in host.groups and host.datacentre == here]
+        with progress("uploading a file to each worker", len(workers)) as proven:
+            for name in workers:
+                self._patiently(partial(smoke, reach, worker=name, release=version))
+                proven()
 
     def _patiently(self, proof: Callable[[], object]) -> None:
         try:
@@ -168,7 +171,7 @@ class Machine:
 
     def _return(self, failure: Failure) -> None:
         """Bring the hosts that were switched back to what they had, the last one first."""
-        console.print(f"failed: {failure.message}", markup=False)
+        console.print(f"failed: {failure.message}", markup=False, soft_wrap=not console.is_terminal)
         web_stays = False
         for name in reversed(self._switched):
             before, host = self.record.before.get(name, ""), self.environment.host(name)

@@ -22,8 +22,8 @@ from ops.lab.client import Client
 from ops.lab.host import DISK_SIZE, Host
 from ops.lab.network import Wiring
 from ops.lab.place import LABS, NETNS, Place, port_name
-from ops.lab.progress import progress
 from ops.lab.shell import run
+from ops.progress import progress
 
 
 @dataclass(frozen=True)
@@ -455,8 +455,8 @@ class Lab:
             snapshot.check(self.place, name, made)
             self._stop(on)
             try:
-                with progress("copying disks"):
-                    snapshot.take(self.place, name, made)
+                with progress("copying disks", len(made)) as copied:
+                    snapshot.take(self.place, name, made, copied)
             finally:
                 if on:
                     self._boot(on, self._raise_network())
@@ -477,8 +477,8 @@ class Lab:
             network.heal_partitions(self.place)
             made = [host for host in self.hosts().values() if host.exists()]
             self._each("switching hosts off", made, Host.power_cut)
-            with progress("copying disks"):
-                snapshot.put_back(self.place, name)
+            with progress("copying disks", len(snapshot.hosts_of(self.place, name))) as copied:
+                snapshot.put_back(self.place, name, copied)
             self.write_inventory()
             self._boot([host for host in self.hosts().values() if host.exists()], wiring)
 

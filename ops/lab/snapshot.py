@@ -10,7 +10,7 @@ import contextlib
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ops.errors import Exit, Failure
@@ -65,27 +65,37 @@ def check(place: Place, name: str, hosts: Sequence[Host]) -> None:
         )
 
 
-def take(place: Place, name: str, hosts: Sequence[Host]) -> None:
-    """Copies the disks of hosts that are off. A snapshot is there whole or not at all."""
+def take(place: Place, name: str, hosts: Sequence[Host], copied: Callable[[], None]) -> None:
+    """Copies the disks of hosts that are off; calls `copied` after each. A snapshot is there whole or not at all."""
     scratch = place.snapshots / ".taking"
     run(["rm", "-rf", "--one-file-system", scratch])
     for host in hosts:
         _copy(host.directory, scratch / host.name)
+        copied()
     lock = place.inventory / package_lock.FILE
     if lock.is_file():
         shutil.copyfile(lock, scratch / _PACKAGES)
     scratch.rename(place.snapshots / name)
 
 
-def put_back(place: Place, name: str) -> None:
-    """Replaces all hosts by those of the snapshot. Hosts made since are removed with what they hold."""
+def hosts_of(place: Place, name: str) -> list[str]:
+    """Names of the hosts that a snapshot holds."""
+    return sorted(path.name for path in (place.snapshots / name).iterdir() if path.is_dir())
+
+
+def put_back(place: Place, name: str, copied: Callable[[], None]) -> None:
+    """Replaces all hosts by those of the snapshot; calls `copied` after each disk.
+
+    Hosts made since are removed with what they hold.
+    """
     hosts, scratch, old = place.directory / "hosts", place.directory / ".restoring", place.directory / ".restored"
     for leftover in (scratch, old):
         run(["rm", "-rf", "--one-file-system", leftover])
-    for kept in sorted(path for path in (place.snapshots / name).iterdir() if path.is_dir()):
-        _copy(kept, scratch / kept.name)
+    for host in hosts_of(place, name):
+        _copy(place.snapshots / name / host, scratch / host)
         for mount in ("disk", "root"):
-            (scratch / kept.name / mount).mkdir(exist_ok=True)
+            (scratch / host / mount).mkdir(exist_ok=True)
+        copied()
     if hosts.exists():
         hosts.rename(old)
     scratch.rename(hosts)
