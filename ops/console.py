@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextvars import ContextVar
 
 from rich.console import Console
 
@@ -10,6 +11,8 @@ from ops.errors import Exit, Failure
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 """For people, on standard error. Standard output is for what programs read."""
+verbose: ContextVar[bool] = ContextVar("verbose", default=False)
+"""Whether the task was called with --verbose: the output of Ansible itself is shown."""
 
 
 def confirm(question: str, *, yes: bool, unasked: str = "Add --yes to go ahead without asking.") -> None:
@@ -40,9 +43,10 @@ def name_again(question: str, name: str, *, given: str) -> None:
 
 def show_failure(failure: Failure) -> None:
     """Print what happened and what to do about it."""
-    console.print(f"[bold red]error:[/] {_plain(failure.message)}")
+    unbroken = not console.is_terminal  # a line breaks between words where somebody reads it
+    console.print(f"[bold red]error:[/] {_plain(failure.message)}", soft_wrap=unbroken)
     if failure.hint:
-        console.print(f"[bold]what to do:[/] {_plain(failure.hint)}")
+        console.print(f"[bold]what to do:[/] {_plain(failure.hint)}", soft_wrap=unbroken)
 
 
 def _plain(text: str) -> str:

@@ -12,6 +12,7 @@ from ops.console import console
 from ops.deployment.lock import Lock
 from ops.environment import Environment, Host
 from ops.errors import Failure
+from ops.progress import progress
 from ops.status import HostStatus, member_is_well, status
 
 PLAYBOOK = "maintain"
@@ -119,17 +120,18 @@ def _as_found(host: Host, found: Sequence[HostStatus]) -> dict[str, Any]:
 def well(environment: Environment, when: str, *, seconds: float) -> list[HostStatus]:
     """The state of all hosts, once nothing is wrong with any. Raises Failure if that takes longer than `seconds`."""
     deadline = time.monotonic() + seconds
-    while True:
-        found = status(environment)
-        problems = _problems(found)
-        if not problems:
-            return found
-        if time.monotonic() >= deadline:
-            raise Failure(
-                f"The site is not well {when}, and losing one more host could stop it: {problems}.",
-                "See ./inv status, repair the problem, and run this command again: it skips what is done.",
-            )
-        time.sleep(ASK_EVERY_SECONDS)
+    with progress("waiting until the site is well"):
+        while True:
+            found = status(environment)
+            problems = _problems(found)
+            if not problems:
+                return found
+            if time.monotonic() >= deadline:
+                raise Failure(
+                    f"The site is not well {when}, and losing one more host could stop it: {problems}.",
+                    "See ./inv status, repair the problem, and run this command again: it skips what is done.",
+                )
+            time.sleep(ASK_EVERY_SECONDS)
 
 
 def _problems(found: Sequence[HostStatus]) -> str:

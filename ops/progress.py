@@ -17,7 +17,7 @@ QUIET_SECONDS = 2.0
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]]:
     """Shows `what` while the block runs; it calls what it is given after each of `total` steps."""
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         bars = [BarColumn(), MofNCompleteColumn()] if total is not None else []
         columns = [SpinnerColumn(), TextColumn("{task.description}"), *bars, TimeElapsedColumn()]
         with Progress(*columns, console=console, transient=True) as bar:

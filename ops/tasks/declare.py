@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import invoke
 
-from ops.console import console, show_failure
+from ops.console import console, show_failure, verbose
 from ops.errors import Exit, Failure
 from ops.lab import rehearsal
 from ops.lab.lab import Lab
@@ -31,6 +31,7 @@ OPTIONS = {
 }
 """Options that mean the same in every task: name -> help. A task that has one need not explain it."""
 REHEARSE = inspect.Parameter("rehearse", inspect.Parameter.KEYWORD_ONLY, default="", annotation=str)
+VERBOSE = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool)
 
 
 def task(
@@ -45,20 +46,23 @@ def task(
     What it makes in the checkout as root is given to the owner of the checkout.
 
     Takes the options of invoke.task; `help` need not explain those of OPTIONS. A task of an environment (`env`) also
-    has --rehearse, unless it has no host to speak to (`rehearses`): that runs it within the environment's rehearsal.
-    `outside` is called with the task's arguments before that, where registries can still be reached, and returns more
-    words for the command line.
+    has --verbose and, unless it has no host to speak to (`rehearses`), --rehearse: that runs it within the
+    environment's rehearsal. `outside` is called with the task's arguments before that, where registries can still be
+    reached, and returns more words for the command line.
     """
 
     def declare(function: Callable[..., None]) -> invoke.Task[Any]:
         signature = inspect.signature(function)
-        rehearsed_too = rehearses and "env" in signature.parameters
+        of_environment = "env" in signature.parameters
+        rehearsed_too = rehearses and of_environment
         names = {parameter.rstrip("_").replace("_", "-") for parameter in signature.parameters}
         explained = {name: text for name, text in OPTIONS.items() if name in names}
         options["help"] = {**explained, **options.get("help", {})}
 
         @functools.wraps(function)
         def run(*arguments: Any, **named: Any) -> None:
+            if of_environment:
+                verbose.set(named.pop("verbose", False))
             try:
                 if rehearsed := named.pop("rehearse", "") if rehearsed_too else "":
                     _rehearse(rehearsed, outside, named)
@@ -73,10 +77,16 @@ def task(
             finally:
                 give_to_owner(ROOT)
 
+        more = []
+        if of_environment:
+            more.append(VERBOSE)
+            options["help"]["verbose"] = "show the output of Ansible itself"
         if rehearsed_too:
+            more.append(REHEARSE)
+            options["help"]["rehearse"] = "environment to rehearse this with, in a lab"
+        if more:
             own = list(signature.parameters.values())
-            run.__signature__ = signature.replace(parameters=[*own, REHEARSE])  # type: ignore[attr-defined] # PEP 362
-            options["help"] = {**options["help"], "rehearse": "environment to rehearse this with, in a lab"}
+            run.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined] # PEP 362
         declared: invoke.Task[Any] = invoke.task(name=name, **options)(run)
         return declared
 

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from ops import where
 from ops.errors import Failure
-from ops.status import status, table
+from ops.status import show_table, status
 from ops.tasks.declare import task
 
 
-@task(name="status", help={"env": "environment to look at", "json": "as JSON, for programs"})
+@task(name="status")
 def show(_context: object, env: str = "lab", json_: bool = False) -> None:
     """Show hosts, services and versions."""
     environment = where.environment(env)
@@ -22,7 +22,7 @@ def show(_context: object, env: str = "lab", json_: bool = False) -> None:
     if json_:
         sys.stdout.write(json.dumps([asdict(host) for host in found], indent=2) + "\n")
     else:
-        Console().print(table(environment, found))
+        show_table(Console(), environment, found)
     wrong = [host.name for host in found if host.problems]
     if wrong:
         raise Failure(

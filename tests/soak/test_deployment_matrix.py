@@ -96,14 +96,14 @@ def test_a_switch_that_died_in_the_middle_is_done_again(site: Site, current: rel
     before, version, start = site.versions()["web1"], name_of(current), r"TASK \[release : Start\]"
     of_web1 = len(site.group("workers")) + 1
     with altered(current, version), under_load(site, users_for(FOUR_RUNS_SECONDS)) as users:
-        kill_at(start, *DEPLOY, f"--release={version}", occurrence=of_web1)
+        kill_at(start, *DEPLOY, "--verbose", f"--release={version}", occurrence=of_web1)
         assert site.run("web1", "cat", "/opt/longhaul/switching").strip() == before
         free(site)
         resumed = inv(*DEPLOY, "--resume")
         assert resumed.returncode == 0, resumed.stdout[-10000:]
         assert_on(site, version)
         assert site.run("web1", "cat", "/opt/longhaul/previous").strip() == before
-        kill_at(start, *BACK, occurrence=of_web1)
+        kill_at(start, *BACK, "--verbose", occurrence=of_web1)
         assert site.run("web1", "cat", "/opt/longhaul/switching").strip() == version
         free(site)
         back = inv(*BACK)

@@ -10,7 +10,7 @@ from tests.support.site import Site, inv
 
 def test_check_mode_finds_drift_and_nothing_else(site: Site) -> None:
     """changed=0 on all hosts of a converged site; a file that somebody has edited by hand is found on its host only."""
-    clean = inv("drift", f"--env={LAB_ENVIRONMENT}")
+    clean = inv("drift", f"--env={LAB_ENVIRONMENT}", "--verbose")
     assert clean.returncode == 0, clean.stdout[-10000:]
     (said,) = recaps(clean.stdout)
     assert set(said) >= set(site.environment.hosts), "not every host was looked at"

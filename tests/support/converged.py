@@ -53,7 +53,7 @@ def converged() -> Site:
     else:
         # Hosts of another content may have secrets that this checkout never had.
         lab.destroy()
-        done = inv("deploy", f"--env={LAB_ENVIRONMENT}", "--yes", seconds=DEPLOY_SECONDS)
+        done = inv("deploy", f"--env={LAB_ENVIRONMENT}", "--yes", "--verbose", seconds=DEPLOY_SECONDS)
         assert done.returncode == 0, f"./inv deploy ended with {done.returncode}:\n{done.stdout[-20000:]}"
         lab.snapshot(content_name())  # asked again: a first deployment makes the secrets
         how = "deployed and kept as a snapshot"

@@ -41,7 +41,7 @@ def newest(site: Site) -> dict[str, object]:
 def test_hosts_that_are_as_they_should_be_are_left_alone(site: Site) -> None:
     """The playbook of every deployment changes nothing on a converged site, and costs each host few tasks."""
     began = time.monotonic()
-    done = inv("provision", f"--env={LAB_ENVIRONMENT}", "--yes")
+    done = inv("provision", f"--env={LAB_ENVIRONMENT}", "--yes", "--verbose")
     elapsed = time.monotonic() - began
     assert done.returncode == 0, done.stdout[-10000:]
     hosts = recaps(done.stdout)[0]
