@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +20,10 @@ from pathlib import Path
 import ops.roles
 from ops import flaky, pytest_report
 from ops.cli import console, task
+from ops.environment import LAB_ENVIRONMENT
 from ops.errors import Exit, Failure
 from ops.flaky import Attempt, Flaky, Result
-from ops.lab import machine
+from ops.lab import inventory, machine
 from ops.paths import ARTEFACTS, ROLES, ROOT, tool
 from ops.pytest_report import Phase
 from ops.timings import StageTiming, Steps, Timings, Use
@@ -32,6 +35,12 @@ LONG_SCENARIOS = frozenset({"etcd", "postgresql", "storage", "web"})
 APP_TESTS = ("app/tests", "-q", "-n", "2", "--dist")
 _SCENARIO = "molecule:"
 """What the name of a scenario begins with where it stands beside names of tests; --only takes it too."""
+SITE = "system:site"
+"""The name of the deployment that the tests of the stage `system` begin with."""
+LAB_TESTS = "tests/labs/test_*.py"
+LAB_TESTS_HOSTS = 2
+"""No file of them has more hosts at a time."""
+JOBS_PER_PROCESSOR = 2
 SYSTEM_TESTS = ("tests/system", "tests/browser")
 _PASSED, _TESTS_FAILED = 0, 1
 """Exit codes of pytest that say something of the tests; others say that it could not run them."""
@@ -39,11 +48,48 @@ _PASSED, _TESTS_FAILED = 0, 1
 
 @dataclass
 class Run:
-    """What a run has found so far. `retry`: whether a failed test of the lab is tried once more."""
+    """What a run has found so far.
+
+    `retry`: whether a failed test of the lab is tried once more. `needs_site`: whether the stage `system` is to come.
+    """
 
     retry: bool = False
+    needs_site: bool = False
     timings: Timings = field(default_factory=Timings)
     flaky: list[Flaky] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What runs beside others, with so many hosts of its own.
+
+    `run` writes what it says to a log, and returns whether it succeeded.
+    """
+
+    hosts: int
+    run: Callable[[Path], bool]
+
+
+class Room:
+    """The hosts that may be up at a time."""
+
+    def __init__(self, hosts: int) -> None:
+        self._hosts = hosts
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, hosts: int) -> Iterator[None]:
+        """Waits for room and holds it. Whoever needs more than there is gets it when nobody else has any."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + hosts <= self._hosts)
+            self._used += hosts
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= hosts
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True)
@@ -70,7 +116,7 @@ def run_tests(_context: object, only: str = "", retry: bool = True) -> None:
 def run(stages: Sequence[Stage], *, retry: bool) -> None:
     """Run stages in their order and show what they took. Raises Failure with the names of those that failed."""
     started = time.monotonic()
-    done = Run(retry)
+    done = Run(retry, needs_site=any(stage.name == "system" for stage in stages))
     failed: list[str] = []
     for stage in stages:
         console.rule(f"{stage.name}: {stage.shows}")
@@ -211,26 +257,85 @@ def _system_tests(done: Run, names: Sequence[str]) -> dict[str, Result]:
     return results
 
 
-def _molecule(names: list[str], done: Run) -> None:
+def _molecule(done: Run) -> None:
+    """Run all scenarios, and what else has hosts of its own."""
+    jobs: dict[str, Job] = {}
+    if done.needs_site:
+        # What takes longest begins first. The stage `system` then only has to restore a snapshot.
+        hosts = len(inventory.source_of(LAB_ENVIRONMENT).hosts)
+        jobs[SITE] = Job(hosts, lambda log: _logged([sys.executable, "-m", "tests.support.converged"], log))
+    for path in sorted(ROOT.glob(LAB_TESTS)):
+        jobs[str(path.relative_to(ROOT))] = Job(LAB_TESTS_HOSTS, partial(_lab_tests, path, done))
+    for role in sorted(ops.roles.names(), key=lambda name: name not in LONG_SCENARIOS):
+        jobs |= _scenario_of(role, done)
+    _beside(jobs, done)
+
+
+def _one_scenario(role: str, done: Run) -> None:
+    _beside(_scenario_of(role, done), done)
+
+
+def _scenario_of(role: str, done: Run) -> dict[str, Job]:
+    return {f"{_SCENARIO}{role}": Job(len(ops.roles.hosts(role)), partial(_scenario, role, done))}
+
+
+def _beside(jobs: Mapping[str, Job], done: Run) -> None:
+    """Run jobs beside each other, two for each processor: they wait a lot. A job that fails says why."""
     logs = ARTEFACTS / "molecule"
     logs.mkdir(parents=True, exist_ok=True)
-    _twice(lambda failed: _scenarios([name.removeprefix(_SCENARIO) for name in failed] or names, logs, done), done)
+    room = Room(machine.room_for_hosts())
+
+    def run(name: str) -> Result:
+        log = logs / f"{name.removeprefix(_SCENARIO).replace('/', '-').replace(':', '-')}.log"
+        with room.taken(jobs[name].hosts):
+            begun = time.monotonic()
+            good = jobs[name].run(log)
+            seconds = time.monotonic() - begun
+        said = log.read_text(errors="replace")
+        console.print(f"  {name:<32} {'ok' if good else 'FAILED'} {seconds:5.0f} s", markup=False)
+        if not good:
+            console.print("\n".join(said.splitlines()[-120:]), markup=False)
+        return Result(good, said)
+
+    def attempt(failed: Sequence[str]) -> dict[str, Result]:
+        names = list(failed) or list(jobs)
+        with ThreadPoolExecutor(max_workers=JOBS_PER_PROCESSOR * (os.cpu_count() or 1)) as pool:
+            results = dict(zip(names, pool.map(run, names), strict=True))
+        lost = sum(not result.passed for result in results.values())
+        console.print(f"molecule: {len(names) - lost} passed, {lost} failed")
+        return results
+
+    _twice(attempt, done)
 
 
-def _scenarios(names: list[str], logs: Path, done: Run) -> dict[str, Result]:
-    """Run scenarios beside each other, one more than the machine has processors: scenarios wait a lot."""
-    names = sorted(names, key=lambda name: name not in LONG_SCENARIOS)
-    with ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1) as pool:
-        results = pool.map(lambda name: _scenario(name, logs / f"{name}.log", done), names)
-        found = dict(zip(names, results, strict=True))
-    failed = sum(not result.passed for result in found.values())
-    console.print(f"molecule: {len(names) - failed} passed, {failed} failed")
-    return {f"{_SCENARIO}{name}": result for name, result in found.items()}
+def _logged(command: list[str], log: Path) -> bool:
+    """Run a command with the lab of the stage `system`, its output going to a log."""
+    environment = {**os.environ, "LONGHAUL_LAB": TEST_LAB}
+    with log.open("w") as output:
+        answer = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    return answer.returncode == 0
 
 
-def _scenario(role: str, log: Path, done: Run) -> Result:
-    """Run one role's scenario on hosts of its own. Its output goes to a log, which is shown only if it fails."""
-    begun = time.monotonic()
+def _lab_tests(path: Path, done: Run, log: Path) -> bool:
+    """Run one file of tests that have labs of their own; pytest's closing line is shown."""
+    report = log.with_suffix(".tests")
+    good = _logged([sys.executable, "-m", "pytest", "-q", *_reporting(report), str(path)], log)
+    done.timings.add_phases("molecule", pytest_report.read(report))
+    report.unlink(missing_ok=True)
+    sys.stdout.write(log.read_text(errors="replace").splitlines()[-1] + "\n")
+    return good
+
+
+def _scenario(role: str, done: Run, log: Path) -> bool:
+    """Run one role's scenario on hosts of its own. Its output goes to a log."""
     report, steps = log.with_suffix(".tests"), Steps("molecule", role)
     # molecule calls pytest by itself, from another folder.
     options = {"PYTEST_ADDOPTS": shlex.join(_reporting(report)), "PYTHONPATH": str(ROOT)}
@@ -256,12 +361,7 @@ def _scenario(role: str, log: Path, done: Run) -> Result:
     done.timings.parts += steps.found
     done.timings.add_phases("molecule", pytest_report.read(report))
     report.unlink(missing_ok=True)
-    good = scenario.returncode == 0
-    console.print(f"  {role:<14} {'ok' if good else 'FAILED'} {time.monotonic() - begun:5.0f} s")
-    said = log.read_text(errors="replace")
-    if not good:
-        console.print("\n".join(said.splitlines()[-120:]), markup=False)
-    return Result(good, said)
+    return scenario.returncode == 0
 
 
 def _soak(done: Run) -> None:
@@ -282,7 +382,7 @@ STAGES = (
     Stage("lint", "style, types and playbooks", _lint),
     Stage("fast", "unit, render and structure tests", _fast),
     Stage("app", "the application against a throwaway PostgreSQL", _app),
-    Stage("molecule", "every role on lab hosts", lambda done: _molecule(ops.roles.names(), done)),
+    Stage("molecule", "every role on lab hosts, and a rehearsal of production", _molecule),
     Stage("system", "the whole lab: deploy, uploads, faults, browser", _system),
 )
 SOAK = Stage("soak", "what takes longer than a test run may", _soak)
@@ -299,7 +399,7 @@ def chosen(only: str) -> list[Stage]:
         if stage == "molecule" and role:
             if role not in ops.roles.names():
                 raise Failure(f"There is no role '{role}'.", f"Roles: {', '.join(ops.roles.names())}.", Exit.USAGE)
-            chosen.append(Stage(name, f"the role {role} on lab hosts", partial(_molecule, [role])))
+            chosen.append(Stage(name, f"the role {role} on lab hosts", partial(_one_scenario, role)))
         elif stage in known:
             chosen.append(known[stage])
         else:

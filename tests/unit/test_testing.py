@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ops import flaky, testing
+from ops import flaky, roles, testing
 from ops.errors import Failure
 from ops.flaky import Flaky
 from ops.paths import ROOT
@@ -82,6 +84,11 @@ def made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MadeUp:
     (tmp_path / "flaky.md").write_text(TABLE)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --import-mode=importlib\n")
     (tmp_path / "tests/browser").mkdir(parents=True)
+    # The real one deploys: with these it cannot be found in the place of one that stands in.
+    (tmp_path / "tests/support").mkdir()
+    for package in ("tests", "tests/support"):
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.setattr(testing, "TEST_LAB", "none")
     return MadeUp(tmp_path)
 
 
@@ -164,6 +171,34 @@ def test_a_scenario_is_tried_again_as_a_whole(made_up: MadeUp, failures: int, wh
     assert found == expected
 
 
+def deployment(made_up: MadeUp, failures: int) -> None:
+    """Stand in for the deployment that the system tests begin with: fails so many times."""
+    path = made_up.root / "tests/support/converged.py"
+    counter = made_up.root / "deployment.runs"
+    path.write_text(
+        "import os\nfrom pathlib import Path\nassert os.environ['LONGHAUL_LAB'] == 'none'\n"
+        f"with Path({str(counter)!r}).open('a') as runs: runs.write('.')\n"
+        f"assert len(Path({str(counter)!r}).read_text()) > {failures}\n"
+    )
+
+
+@pytest.mark.parametrize(("stages", "failures", "runs"), [("molecule", 0, 0), ("molecule,system", 1, 2)])
+def test_the_site_is_deployed_beside_the_scenarios_if_the_system_is_tested(
+    made_up: MadeUp, monkeypatch: pytest.MonkeyPatch, stages: str, failures: int, runs: int
+) -> None:
+    """And what has hosts of its own runs there too. Both are tried again like a scenario."""
+    monkeypatch.setattr(roles, "names", lambda: ["web"])
+    scenario(made_up, failures=0)
+    deployment(made_up, failures)
+    made_up.add("tests/labs", lab=1)
+    made_up.add("tests/system", good=0)
+    assert made_up.run(stages) == ""
+    assert made_up.runs("deployment") == runs
+    assert (made_up.runs("scenario"), made_up.runs("lab")) == (1, 2)
+    expected = {"tests/labs/test_made_up.py"} | ({"system:site"} if runs else set())
+    assert set(made_up.flaky_tests()) == expected
+
+
 @pytest.mark.parametrize("stage", FOLDERS)
 def test_what_needs_no_lab_is_never_tried_again_and_the_soak_neither(made_up: MadeUp, stage: str) -> None:
     for number, folder in enumerate(FOLDERS[stage]):
@@ -200,6 +235,28 @@ def test_tests_that_cannot_be_run_fail_the_run(made_up: MadeUp) -> None:
     assert made_up.run("system") == "Failed: system."
     shutil.rmtree(made_up.root / "tests/system")
     assert made_up.run("system") == "Failed: system."
+
+
+@pytest.mark.parametrize("hosts", [1, 9])
+def test_a_job_waits_for_room(hosts: int) -> None:
+    """One that needs more hosts than there may be begins when all others have ended."""
+    room, begun = testing.Room(5), threading.Event()
+
+    def job() -> None:
+        with room.taken(hosts):
+            begun.set()
+
+    with ThreadPoolExecutor() as pool:
+        with room.taken(2):
+            with room.taken(3):
+                waiting = pool.submit(job)
+                assert not begun.wait(0.2)
+            assert begun.wait(30 if hosts == 1 else 0.2) == (hosts == 1)
+        waiting.result(30)
+
+
+def test_there_are_tests_with_labs_of_their_own() -> None:
+    assert list(ROOT.glob(testing.LAB_TESTS))
 
 
 # --- The list of flaky tests ------------------------------------------------------------------------------------------
