@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from invoke import Collection
 
-from ops import testing
 from ops.tasks import (
     access,
     app,
@@ -23,9 +22,10 @@ from ops.tasks import (
     role,
     secrets,
     status,
+    test,
 )
 
-WITHOUT_PREFIX = (access, build, deploy, load, provision, status, testing)
+WITHOUT_PREFIX = (access, build, deploy, load, provision, status, test)
 WITH_PREFIX = (app, database, docs, host, lab, lock, packages, processors, requirements, role, secrets)
 
 namespace = Collection()

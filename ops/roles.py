@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import yaml
+
 from ops import ansible
 from ops.paths import ROLES
 
@@ -17,6 +19,12 @@ STEPS = ("test", "create", "prepare", "converge", "idempotence", "side-effect", 
 def names() -> list[str]:
     """The roles that have a scenario, by name: all of them, as a structure test demands."""
     return sorted(path.parents[2].name for path in ROLES.glob("*/molecule/default/molecule.yml"))
+
+
+def hosts(role: str) -> list[str]:
+    """The hosts that a role's scenario is run on."""
+    configuration = yaml.safe_load((ROLES / role / "molecule/default/molecule.yml").read_text())
+    return list(configuration["driver"]["hosts"])
 
 
 def scenario_lab(role: str) -> str:

@@ -2,28 +2,95 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import ops.roles
+from ops import flaky, pytest_report
 from ops.console import console
+from ops.environment import Environment
 from ops.errors import Exit, Failure
+from ops.flaky import Attempt, Flaky, Result
+from ops.inventories import LAB_ENVIRONMENT
 from ops.lab import machine
 from ops.paths import ARTEFACTS, ROLES, ROOT, tool
-from ops.tasks.declare import task
+from ops.pytest_report import Phase
+from ops.timings import StageTiming, Steps, Timings, Use
 
 TEST_LAB = "test"
+FLAKY_TESTS = ROOT / "docs" / "flaky.md"
 LONG_SCENARIOS = frozenset({"etcd", "postgresql", "storage", "web"})
 """Begun first: begun late, one of them would end alone, on one of several processors."""
 APP_TESTS = ("app/tests", "-q", "-n", "2", "--dist")
+_SCENARIO = "molecule:"
+"""What the name of a scenario begins with where it stands beside names of tests; --only takes it too."""
+SITE = "system:site"
+"""The name of the deployment that the tests of the stage `system` begin with."""
+LAB_TESTS = "tests/labs/test_*.py"
+LAB_TESTS_HOSTS = 2
+"""No file of them has more hosts at a time."""
+JOBS_PER_PROCESSOR = 2
+SYSTEM_TESTS = ("tests/system", "tests/browser")
+_PASSED, _TESTS_FAILED = 0, 1
+"""Exit codes of pytest that say something of the tests; others say that it could not run them."""
+
+
+@dataclass
+class Run:
+    """What a run has found so far.
+
+    `retry`: whether a failed test of the lab is tried once more. `needs_site`: whether the stage `system` is to come.
+    """
+
+    retry: bool = False
+    needs_site: bool = False
+    timings: Timings = field(default_factory=Timings)
+    flaky: list[Flaky] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What runs beside others, with so many hosts of its own.
+
+    `run` writes what it says to a log, and returns whether it succeeded.
+    """
+
+    hosts: int
+    run: Callable[[Path], bool]
+
+
+class Room:
+    """The hosts that may be up at a time."""
+
+    def __init__(self, hosts: int) -> None:
+        self._hosts = hosts
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, hosts: int) -> Iterator[None]:
+        """Waits for room and holds it. Whoever needs more than there is gets it when nobody else has any."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._used == 0 or self._used + hosts <= self._hosts)
+            self._used += hosts
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= hosts
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True)
@@ -32,43 +99,65 @@ class Stage:
 
     name: str
     shows: str
-    run: Callable[[], None]
+    run: Callable[[Run], None]
 
 
-@task(
-    name="test",
-    help={"only": "stages to run, comma-separated: lint, fast, app, molecule (or molecule:ROLE), system, soak"},
-)
-def run_tests(_context: object, only: str = "") -> None:
-    """Run the tests, quick ones first."""
-    stages = chosen(only)
+def run(stages: Sequence[Stage], *, retry: bool) -> None:
+    """Run stages in their order and show what they took. Raises Failure with the names of those that failed."""
     started = time.monotonic()
+    done = Run(retry, needs_site=any(stage.name == "system" for stage in stages))
     failed: list[str] = []
     for stage in stages:
         console.rule(f"{stage.name}: {stage.shows}")
-        begun = time.monotonic()
-        try:
-            stage.run()
-            console.print(f"{stage.name}: passed in {time.monotonic() - begun:.0f} s")
-        except Failure as failure:
-            console.print(f"{stage.name}: FAILED in {time.monotonic() - begun:.0f} s: {failure.message}")
+        if not _passes(stage, done):
             failed.append(stage.name)
             if stage.name in {"lint", "fast"}:
                 break  # a mistake that is seen in a minute is not worth an hour of labs
+    done.timings.write(ARTEFACTS / "timings.json")
+    flaky.write(ARTEFACTS / "flaky.json", done.flaky)
+    for table in done.timings.tables():
+        console.print(table)
     console.rule(f"{len(stages)} stages in {time.monotonic() - started:.0f} s")
+    for one in done.flaky:
+        console.print(f"flaky: {one.test} (both logs: artefacts/flaky.json)", markup=False)
     if failed:
         raise Failure(f"Failed: {', '.join(failed)}.", f"Run one alone: ./inv test --only={failed[0]}")
+    if objections := flaky.objections(done.flaky, flaky.known(FLAKY_TESTS)):
+        raise Failure(" ".join(objections), "docs/flaky.md says what to do with a flaky test.")
 
 
-@task()
-def lint(_context: object) -> None:
-    """Check style, types and playbooks."""
-    _lint()
+def _passes(stage: Stage, done: Run) -> bool:
+    begun, before, known = time.monotonic(), Use.now(), len(done.flaky)
+    problem = ""
+    try:
+        stage.run(done)
+    except Failure as failure:
+        problem = failure.message
+    seconds = time.monotonic() - begun
+    done.timings.stages.append(StageTiming(stage.name, seconds, Use.now().since(before)))
+    result = f"FAILED in {seconds:.0f} s: {problem}" if problem else f"passed in {seconds:.0f} s"
+    new = len(done.flaky) - known
+    console.print(f"{stage.name}: {result}{f', {new} flaky' if new else ''}", markup=False)
+    return not problem
 
 
-def _lint() -> None:
+def _twice(attempt: Attempt, done: Run) -> None:
+    """Run tests of the lab, the failed ones once more if the run does that. Raises Failure if any failed for good."""
+    found, failed = flaky.run(attempt, retry=done.retry)
+    done.flaky += found
+    if failed:
+        raise Failure(f"{len(failed)} failed: {', '.join(failed)}")
+
+
+# --- Stages -----------------------------------------------------------------------------------------------------------
+
+
+def lint(_done: Run) -> None:
+    """Check style, types, layers and playbooks. Raises Failure naming the tools that found something."""
     commands = [
         ["ansible-lint", "--offline", "--strict"],
+        ["lint-imports"],
+        ["lint-imports", "app/pyproject.toml"],
         ["mypy"],
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
@@ -95,19 +184,33 @@ def _quietly(command: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _pytest(*arguments: str, environment: dict[str, str] | None = None) -> None:
-    command = [sys.executable, "-m", "pytest", *arguments]
-    code = _run(command, environment)
-    if code != 0:
+def _reporting(path: Path) -> list[str]:
+    """Options with which pytest writes a file that `pytest_report.read` reads."""
+    return ["-p", pytest_report.__name__, f"--report-to={path}"]
+
+
+def _pytest(
+    done: Run, stage: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, list[Phase]]:
+    """Run pytest; its exit code, and what became of each phase of each test."""
+    with tempfile.TemporaryDirectory(prefix="longhaul-pytest-") as directory:
+        report = Path(directory) / "report"
+        command = [sys.executable, "-m", "pytest", *_reporting(report), *arguments]
+        code = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, check=False).returncode
+        phases = pytest_report.read(report)
+    done.timings.add_phases(stage, phases)
+    return code, phases
+
+
+def _once(done: Run, stage: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    """Run tests of which none may fail."""
+    code, _ = _pytest(done, stage, *arguments, environment=environment)
+    if code != _PASSED:
         raise Failure(f"pytest ended with {code}.")
 
 
-def _run(command: list[str], environment: dict[str, str] | None = None) -> int:
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, check=False).returncode
-
-
-def _fast() -> None:
-    _pytest("tests/unit", "tests/render", "tests/structure", "-q", "-n", "2")
+def _fast(done: Run) -> None:
+    _once(done, "fast", "tests/unit", "tests/render", "tests/structure", "-q", "-n", "2")
 
 
 def _ensure_browser() -> None:
@@ -117,58 +220,144 @@ def _ensure_browser() -> None:
         machine.install("chromium")
 
 
-def _app() -> None:
+def _app(done: Run) -> None:
     _ensure_browser()
-    _pytest(*APP_TESTS, "loadfile")  # the tests of some files share a server
+    _once(done, "app", *APP_TESTS, "loadfile")  # the tests of some files share a server
 
 
-def _molecule(names: list[str]) -> None:
-    """Run scenarios beside each other, one more than the machine has processors: scenarios wait a lot."""
+def _system(done: Run) -> None:
+    _ensure_browser()
+    _twice(partial(_system_tests, done), done)
+
+
+def _system_tests(done: Run, names: Sequence[str]) -> dict[str, Result]:
+    """Run the named tests, or all. Each pytest has its own fixtures: the lab is restored from its snapshot."""
+    code, phases = _pytest(done, "system", *(names or SYSTEM_TESTS), "-q", environment={"LONGHAUL_LAB": TEST_LAB})
+    results: dict[str, Result] = {}
+    for phase in phases:
+        before = results.get(phase.test, Result(passed=True, log=""))
+        log = f"{before.log}{phase.what} {phase.outcome} in {phase.seconds:.1f} s\n{phase.log}"
+        results[phase.test] = Result(before.passed and phase.outcome != "failed", log)
+    if code not in {_PASSED, _TESTS_FAILED}:
+        raise Failure(f"pytest ended with {code}.")
+    return results
+
+
+def _molecule(done: Run) -> None:
+    """Run all scenarios, and what else has hosts of its own."""
+    jobs: dict[str, Job] = {}
+    if done.needs_site:
+        # What takes longest begins first. The stage `system` then only has to restore a snapshot.
+        hosts = len(Environment.of_checkout(LAB_ENVIRONMENT).hosts)
+        jobs[SITE] = Job(hosts, lambda log: _logged([sys.executable, "-m", "tests.support.converged"], log))
+    for path in sorted(ROOT.glob(LAB_TESTS)):
+        jobs[str(path.relative_to(ROOT))] = Job(LAB_TESTS_HOSTS, partial(_lab_tests, path, done))
+    for role in sorted(ops.roles.names(), key=lambda name: name not in LONG_SCENARIOS):
+        jobs |= _scenario_of(role, done)
+    _beside(jobs, done)
+
+
+def _one_scenario(role: str, done: Run) -> None:
+    _beside(_scenario_of(role, done), done)
+
+
+def _scenario_of(role: str, done: Run) -> dict[str, Job]:
+    return {f"{_SCENARIO}{role}": Job(len(ops.roles.hosts(role)), partial(_scenario, role, done))}
+
+
+def _beside(jobs: Mapping[str, Job], done: Run) -> None:
+    """Run jobs beside each other, two for each processor: they wait a lot. A job that fails says why."""
     logs = ARTEFACTS / "molecule"
     logs.mkdir(parents=True, exist_ok=True)
-    names = sorted(names, key=lambda name: name not in LONG_SCENARIOS)
-    with ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1) as pool:
-        good = dict(zip(names, pool.map(lambda name: _scenario(name, logs / f"{name}.log"), names), strict=True))
-    failed = [name for name in names if not good[name]]
-    console.print(f"molecule: {len(names) - len(failed)} passed, {len(failed)} failed")
-    if failed:
-        raise Failure(f"molecule failed for {', '.join(failed)} (logs in {logs}).")
+    room = Room(machine.room_for_hosts())
+
+    def run(name: str) -> Result:
+        log = logs / f"{name.removeprefix(_SCENARIO).replace('/', '-').replace(':', '-')}.log"
+        with room.taken(jobs[name].hosts):
+            begun = time.monotonic()
+            good = jobs[name].run(log)
+            seconds = time.monotonic() - begun
+        said = log.read_text(errors="replace")
+        console.print(f"  {name:<32} {'ok' if good else 'FAILED'} {seconds:5.0f} s", markup=False)
+        if not good:
+            console.print("\n".join(said.splitlines()[-120:]), markup=False)
+        return Result(good, said)
+
+    def attempt(failed: Sequence[str]) -> dict[str, Result]:
+        names = list(failed) or list(jobs)
+        with ThreadPoolExecutor(max_workers=JOBS_PER_PROCESSOR * (os.cpu_count() or 1)) as pool:
+            results = dict(zip(names, pool.map(run, names), strict=True))
+        lost = sum(not result.passed for result in results.values())
+        console.print(f"molecule: {len(names) - lost} passed, {lost} failed")
+        return results
+
+    _twice(attempt, done)
 
 
-def _scenario(role: str, log: Path) -> bool:
-    """Run one role's scenario, its output going to a log that is shown only if the scenario fails."""
-    begun = time.monotonic()
+def _logged(command: list[str], log: Path) -> bool:
+    """Run a command with the lab of the stage `system`, its output going to a log."""
+    environment = {**os.environ, "LONGHAUL_LAB": TEST_LAB}
     with log.open("w") as output:
         answer = subprocess.run(
-            [tool("molecule"), "test"],
-            cwd=ROLES / role,
-            env={**os.environ, **ops.roles.settings(role)},
+            command,
+            cwd=ROOT,
+            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             check=False,
         )
-    good = answer.returncode == 0
-    console.print(f"  {role:<12} {'ok' if good else 'FAILED'} {time.monotonic() - begun:5.0f} s")
-    if not good:
-        lines = log.read_text(errors="replace").splitlines()
-        console.print("\n".join(lines[-120:]), markup=False)
+    return answer.returncode == 0
+
+
+def _lab_tests(path: Path, done: Run, log: Path) -> bool:
+    """Run one file of tests that have labs of their own; pytest's closing line is shown."""
+    report = log.with_suffix(".tests")
+    good = _logged([sys.executable, "-m", "pytest", "-q", *_reporting(report), str(path)], log)
+    done.timings.add_phases("molecule", pytest_report.read(report))
+    report.unlink(missing_ok=True)
+    sys.stdout.write(log.read_text(errors="replace").splitlines()[-1] + "\n")
     return good
 
 
-def _system() -> None:
-    _ensure_browser()
-    _pytest("tests/system", "tests/browser", "-q", environment={"LONGHAUL_LAB": TEST_LAB})
+def _scenario(role: str, done: Run, log: Path) -> bool:
+    """Run one role's scenario on hosts of its own. Its output goes to a log."""
+    report, steps = log.with_suffix(".tests"), Steps("molecule", role)
+    # molecule calls pytest by itself, from another folder.
+    options = {"PYTEST_ADDOPTS": shlex.join(_reporting(report)), "PYTHONPATH": str(ROOT)}
+    command = [tool("molecule"), "test"]
+    environment = {**os.environ, **ops.roles.settings(role), **options}
+    with (
+        log.open("w", buffering=1) as output,
+        subprocess.Popen(
+            command,
+            cwd=ROLES / role,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+        ) as scenario,
+    ):
+        assert scenario.stdout is not None
+        for line in scenario.stdout:
+            output.write(line)
+            steps.read(line, time.monotonic())
+    done.timings.parts += steps.found
+    done.timings.add_phases("molecule", pytest_report.read(report))
+    report.unlink(missing_ok=True)
+    return scenario.returncode == 0
 
 
-def _soak() -> None:
+def _soak(done: Run) -> None:
     _ensure_browser()
     # Two runs: the application's tests have a configuration of their own.
     failed = []
     # Nearly all of the application's time goes into two tests, which stand in one file.
     for arguments in (("tests/soak", "-q"), (*APP_TESTS, "worksteal")):
         try:
-            _pytest(*arguments, environment={"LONGHAUL_LAB": TEST_LAB, "LONGHAUL_SOAK": "1"})
+            _once(done, "soak", *arguments, environment={"LONGHAUL_LAB": TEST_LAB, "LONGHAUL_SOAK": "1"})
         except Failure as failure:
             failed.append(f"{arguments[0]}: {failure.message}")
     if failed:
@@ -176,16 +365,17 @@ def _soak() -> None:
 
 
 STAGES = (
-    Stage("lint", "style, types and playbooks", _lint),
+    Stage("lint", "style, types and playbooks", lint),
     Stage("fast", "unit, render and structure tests", _fast),
     Stage("app", "the application against a throwaway PostgreSQL", _app),
-    Stage("molecule", "every role on lab hosts", lambda: _molecule(ops.roles.names())),
+    Stage("molecule", "every role on lab hosts, and a rehearsal of production", _molecule),
     Stage("system", "the whole lab: deploy, uploads, faults, browser", _system),
 )
 SOAK = Stage("soak", "what takes longer than a test run may", _soak)
 
 
 def chosen(only: str) -> list[Stage]:
+    """The stages that --only names; all but the soak if it names none. Raises Failure for what is not known."""
     if not only:
         return list(STAGES)
     known = {stage.name: stage for stage in (*STAGES, SOAK)}
@@ -195,7 +385,7 @@ def chosen(only: str) -> list[Stage]:
         if stage == "molecule" and role:
             if role not in ops.roles.names():
                 raise Failure(f"There is no role '{role}'.", f"Roles: {', '.join(ops.roles.names())}.", Exit.USAGE)
-            chosen.append(Stage(name, f"the role {role} on lab hosts", partial(_molecule, [role])))
+            chosen.append(Stage(name, f"the role {role} on lab hosts", partial(_one_scenario, role)))
         elif stage in known:
             chosen.append(known[stage])
         else:

@@ -6,9 +6,6 @@ import hashlib
 import json
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-
 from ops.artefact.archive import files
 from ops.errors import Exit, Failure
 
@@ -33,6 +30,10 @@ def write(content: Path, **described: str) -> None:
 
 def schema_head(migrations: Path) -> str:
     """The revision that the database has when all migrations are applied. Raises Failure unless there is just one."""
+    # alembic and what it brings are half of what all tasks import.
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
     try:
         head = ScriptDirectory(str(migrations)).get_current_head()
     except CommandError as error:

@@ -227,6 +227,11 @@ def _problems(new_hosts: int) -> list[tuple[str, str]]:
     return found
 
 
+def room_for_hosts() -> int:
+    """How many more hosts the kernel lets systemd start in, beside those that run."""
+    return max(0, _inotify_left() // HOST_INOTIFY)
+
+
 def _inotify_left() -> int:
     """How many more instances of inotify(7) root may make; those in the hosts of all labs count too."""
     used = 0

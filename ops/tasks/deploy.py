@@ -63,7 +63,7 @@ def deploy(
     without_lock: bool = False,
     yes: bool = False,
 ) -> None:
-    """Build a release, prepare all hosts, switch them, and test it."""
+    """Build a release, prepare all hosts, switch and test."""
     began = time.monotonic()
     environment = where.environment(env)
     if resume and (release_ or limit):

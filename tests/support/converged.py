@@ -1,6 +1,8 @@
 """One deployed lab for all tests of a session: from a snapshot if this content was deployed before, else by deploying.
 
 The snapshot's name is a checksum of all that a deployment reads, so a snapshot of other content is never used.
+
+`python -m tests.support.converged` makes the snapshot ahead of the tests and leaves the hosts off.
 """
 
 from __future__ import annotations
@@ -41,6 +43,23 @@ def content_name() -> str:
     return f"{PREFIX}{digest.hexdigest()[:12]}"
 
 
+def deploy(lab: Lab) -> None:
+    """Deploys to new hosts."""
+    # Hosts of another content may have secrets that this checkout never had.
+    lab.destroy()
+    done = inv("deploy", f"--env={LAB_ENVIRONMENT}", "--yes", "--verbose", seconds=DEPLOY_SECONDS)
+    assert done.returncode == 0, f"./inv deploy ended with {done.returncode}:\n{done.stdout[-20000:]}"
+
+
+def prepare() -> None:
+    """Makes the snapshot if there is none of the present content. The hosts are off then: `converged` restores them."""
+    lab = Lab.named()
+    if content_name() not in lab.snapshots():
+        deploy(lab)
+        lab.down()
+        lab.snapshot(content_name())
+
+
 @cache
 def converged() -> Site:
     """The site, deployed and up. Made once per session."""
@@ -51,10 +70,7 @@ def converged() -> Site:
         lab.restore(name)
         how = "restored from its snapshot"
     else:
-        # Hosts of another content may have secrets that this checkout never had.
-        lab.destroy()
-        done = inv("deploy", f"--env={LAB_ENVIRONMENT}", "--yes", "--verbose", seconds=DEPLOY_SECONDS)
-        assert done.returncode == 0, f"./inv deploy ended with {done.returncode}:\n{done.stdout[-20000:]}"
+        deploy(lab)
         lab.snapshot(content_name())  # asked again: a first deployment makes the secrets
         how = "deployed and kept as a snapshot"
     answer = inv("access", f"--env={LAB_ENVIRONMENT}", "--json", seconds=60)
@@ -63,3 +79,7 @@ def converged() -> Site:
     site = Site(lab, environment, json.loads(answer.stdout), f"{how} in {time.monotonic() - began:.0f} s")
     site.make_whole()
     return site
+
+
+if __name__ == "__main__":
+    prepare()

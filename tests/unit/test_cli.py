@@ -20,6 +20,7 @@ from ops.paths import ROOT
 from ops.tasks import declare
 from ops.tasks import host as host_tasks
 from ops.tasks.declare import give_to_owner, task
+from ops.tasks.test import run_tests
 
 USER, GROUP, OTHER = 64_000, 64_001, 64_002
 
@@ -161,7 +162,7 @@ def test_unknown_stage_names_those_that_exist() -> None:
 
 def test_help_names_every_stage() -> None:
     for stage in (*testing.STAGES, testing.SOAK):
-        assert re.search(rf"\b{stage.name}\b", testing.run_tests.help["only"])
+        assert re.search(rf"\b{stage.name}\b", run_tests.help["only"])
 
 
 def test_stages_keep_their_order() -> None:

@@ -1,4 +1,7 @@
-"""A rehearsal of production is reached from within it only, and reaches nobody: not even when it is not up."""
+"""A rehearsal of production is reached from within it only, and reaches nobody: not even when it is not up.
+
+Tests of this folder have labs of their own, and nobody who must answer quickly: they run beside the scenarios of roles.
+"""
 
 from __future__ import annotations
 
@@ -77,6 +80,7 @@ def test_hosts_have_the_addresses_of_the_real_ones(rehearsal: Lab) -> None:
         assert f" {address}/24 " in shown.stdout
 
 
+@pytest.mark.usefixtures("rehearsal")
 def test_operators_come_from_their_network_and_reach_both_data_centres() -> None:
     for host in HOSTS:
         done = inv("lab.ssh", host, REHEARSE, "--", "hostname; echo $SSH_CONNECTION")
