@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,8 +41,8 @@ requirements:
 ITEM_KEYS = ("dest", "path", "name")
 TEMPORARY = "/.ansible/tmp/"
 """In the path of a file that Ansible made to be copied."""
-OF_SSH = "lines received:\n"
-"""How mitogen introduces what SSH has said."""
+OF_SSH = re.compile(r".*(lines received:\n|can be reached over ssh: )", re.DOTALL)
+"""How mitogen and Ansible introduce what SSH has said."""
 NOT_TOLD = "it keeps its output secret"
 
 
@@ -276,7 +277,7 @@ def _reason(said: dict[str, Any]) -> str:
         return NOT_TOLD
     text = str(said.get("stderr") or "").strip() or str(said.get("stdout") or "").strip().rpartition("\n")[2]
     message = str(said.get("msg") or "it does not say why").strip()
-    return text or message.rpartition(OF_SSH)[2]
+    return text or OF_SSH.sub("", message)
 
 
 def _item(said: dict[str, Any]) -> str:
