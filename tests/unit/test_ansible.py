@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,12 +21,12 @@ from ops.packages.lock import Lock
 from ops.paths import ROOT, tool
 from tests.support.commands import run
 
-PROCESSORS = "import os; print(sorted(os.sched_getaffinity(0)))"
+PROCESSORS = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
 PLAYBOOK = f"""
 - hosts: localhost
   gather_facts: false
   tasks:
-    - command: {{argv: ["{sys.executable}", "-c", "{PROCESSORS}"]}}
+    - command: {{argv: {json.dumps(PROCESSORS)}}}
       register: processors
     - debug: {{msg: "on {{{{ processors.stdout }}}}"}}
 """
