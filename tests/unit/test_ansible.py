@@ -26,12 +26,12 @@ from ops.playbook_display import Display
 from ops.tasks.declare import task
 from tests.support.commands import run
 
-PROCESSORS = "import os; print(sorted(os.sched_getaffinity(0)))"
+PROCESSORS = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
 PLAYBOOK = f"""
 - hosts: localhost
   gather_facts: false
   tasks:
-    - command: {{argv: ["{sys.executable}", "-c", "{PROCESSORS}"]}}
+    - command: {{argv: {json.dumps(PROCESSORS)}}}
       register: processors
     - debug: {{msg: "on {{{{ processors.stdout }}}}"}}
 """

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from ops.environment import Environment
-from ops.paths import ROOT
+from ops.environment import Environment, Kind
+from ops.paths import INVENTORIES, ROOT
 from tests.support import checkouts
 from tests.support.checkouts import KINDS, LONG, WORST, Kind
+from tests.support.variables import Inventory
 
 TASKS = """
 from invoke import task
@@ -44,9 +47,12 @@ def test_the_first_use_installs_commands_that_find_their_python(folder: str, tmp
     assert subprocess.run([moved / "inv", "hello"], capture_output=True, text=True, check=True).stdout == "hello\n"
 
 
-@pytest.mark.parametrize("folder", ["two words", "it's", 'a "new" one', "größer", "100%h", "back\\slash"])
+@pytest.mark.parametrize("folder", ["two  words", "it's", 'a "new" one', "100%h", "back\\\\slash", "größer"])
 def test_ssh_reads_known_hosts_wherever_they_are(folder: str, tmp_path: Path) -> None:
-    inventory = tmp_path / folder
-    options = Environment("prod", inventory).ssh_options()
-    answer = subprocess.run(["ssh", "-G", "-F", "none", *options, "host"], capture_output=True, text=True, check=True)
-    assert f"\nuserknownhostsfile {inventory}/known_hosts\n" in answer.stdout
+    copy = tmp_path / folder
+    shutil.copytree(INVENTORIES / "prod", copy)
+    for_ansible = Inventory(copy / "hosts.yml", []).variables("web1")["ansible_ssh_common_args"]
+    for options in (Environment("prod", copy, Kind.REAL).ssh_options(), shlex.split(for_ansible)):
+        command = ["ssh", "-G", "-F", "none", *options, "host"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert f"\nuserknownhostsfile {copy}/known_hosts\n" in answer.stdout

@@ -113,7 +113,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 def test_another_path_day_umask_locale_and_time_zone_give_the_same_bytes(built: Built, tmp_path: Path) -> None:
     described = built.json("manifest.json")
-    other = clone(built.checkout, tmp_path / "élsewhere and deeper" / "clone", umask=0o077)
+    other = clone(built.checkout, tmp_path / "élsewhere and 'deeper\"" / "clone", umask=0o077)
     subprocess.run(["git", "checkout", "--quiet", described["commit"]], cwd=other, check=True)
     (tmp_path / "day").mkdir()
     (tmp_path / "day" / "sitecustomize.py").write_text(ANOTHER_DAY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -60,8 +61,9 @@ def test_a_key_that_could_not_be_made_is_tried_again(tmp_path: Path, monkeypatch
     settings = {"home": str(tmp_path), "suite": "trixie", "key_name": "unit"}
     (tmp_path / "packages.json").write_text(json.dumps(settings))
     program = on_host.path_of("package_snapshots").read_text()
-    program = program.replace("/etc/longhaul", str(tmp_path)).replace("#!/usr/bin/python3", f"#!{sys.executable}")
-    for name, text in {"longhaul-packages": program, "gpg": GPG, "dpkg": "#!/bin/sh\necho amd64\n"}.items():
+    (tmp_path / "program.py").write_text(program.replace("/etc/longhaul", str(tmp_path)))
+    start = f'#!/bin/sh\nexec {shlex.join([sys.executable, str(tmp_path / "program.py")])} "$@"\n'
+    for name, text in {"longhaul-packages": start, "gpg": GPG, "dpkg": "#!/bin/sh\necho amd64\n"}.items():
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
