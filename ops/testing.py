@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from rich.console import Console
+
 import ops.roles
 from ops import flaky, pytest_report
 from ops.console import console
@@ -30,6 +32,8 @@ from ops.pytest_report import Phase
 from ops.timings import StageTiming, Steps, Timings, Use
 
 TEST_LAB = "test"
+LOG_WIDTH = 140
+"""Columns of tables that go to a file: a terminal has its own width."""
 FLAKY_TESTS = ROOT / "docs" / "flaky.md"
 LONG_SCENARIOS = frozenset({"etcd", "postgresql", "storage", "web"})
 """Begun first: begun late, one of them would end alone, on one of several processors."""
@@ -115,8 +119,9 @@ def run(stages: Sequence[Stage], *, retry: bool) -> None:
                 break  # a mistake that is seen in a minute is not worth an hour of labs
     done.timings.write(ARTEFACTS / "timings.json")
     flaky.write(ARTEFACTS / "flaky.json", done.flaky)
+    wide = console if console.is_terminal else Console(stderr=True, width=LOG_WIDTH)
     for table in done.timings.tables():
-        console.print(table)
+        wide.print(table)
     console.rule(f"{len(stages)} stages in {time.monotonic() - started:.0f} s")
     for one in done.flaky:
         console.print(f"flaky: {one.test} (both logs: artefacts/flaky.json)", markup=False)

@@ -120,9 +120,7 @@ def test_a_lab_test_that_fails_twice_fails_the_run(made_up: MadeUp) -> None:
 
 
 def test_a_third_flaky_test_fails_the_run(made_up: MadeUp) -> None:
-    made_up.add("tests/system", one=1, two=1)
-    assert made_up.run("system") == ""
-    made_up.add("tests/system", three=1, four=1, five=1)
+    made_up.add("tests/system", one=1, two=1, three=1)
     assert made_up.run("system") == "3 tests are flaky; a run may have 2."
     assert len(made_up.flaky_tests()) == 3
 
@@ -186,7 +184,7 @@ def deployment(made_up: MadeUp, failures: int) -> None:
 def test_the_site_is_deployed_beside_the_scenarios_if_the_system_is_tested(
     made_up: MadeUp, monkeypatch: pytest.MonkeyPatch, stages: str, failures: int, runs: int
 ) -> None:
-    """And what has hosts of its own runs there too. Both are tried again like a scenario."""
+    """And what has hosts of its own runs there too. Both are tried again like a scenario; two flaky ones may be."""
     monkeypatch.setattr(roles, "names", lambda: ["web"])
     scenario(made_up, failures=0)
     deployment(made_up, failures)
