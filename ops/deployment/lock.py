@@ -1,4 +1,4 @@
-"""The lock of an environment: one change at a time, and everybody can see whose.
+"""The lock of an environment: one change at a time, and everybody can see who makes it.
 
 The lock is a key in etcd with a lease, which this process renews. If the process dies, the lock ends by itself within
 LEASE_SECONDS, and the record says what can be resumed. Each step begins with `check`, so a process that has lost the

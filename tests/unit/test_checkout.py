@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ops.environment import Environment, Kind
+from ops.environment import Environment
+from ops.environment import Kind as EnvironmentKind
 from ops.paths import INVENTORIES, ROOT
 from tests.support import checkouts
 from tests.support.checkouts import KINDS, LONG, WORST, Kind
@@ -52,7 +53,7 @@ def test_ssh_reads_known_hosts_wherever_they_are(folder: str, tmp_path: Path) ->
     copy = tmp_path / folder
     shutil.copytree(INVENTORIES / "prod", copy)
     for_ansible = Inventory(copy / "hosts.yml", []).variables("web1")["ansible_ssh_common_args"]
-    for options in (Environment("prod", copy, Kind.REAL).ssh_options(), shlex.split(for_ansible)):
+    for options in (Environment("prod", copy, EnvironmentKind.REAL).ssh_options(), shlex.split(for_ansible)):
         command = ["ssh", "-G", "-F", "none", *options, "host"]
         answer = subprocess.run(command, capture_output=True, text=True, check=True)
         assert f"\nuserknownhostsfile {copy}/known_hosts\n" in answer.stdout
