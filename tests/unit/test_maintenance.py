@@ -102,7 +102,7 @@ def test_a_host_that_somebody_else_has_drained_is_left_to_them() -> None:
     found = site({"web1": {"drained": "switching to 20260101T000000-aaaaaaaaaaaa"}})
     with pytest.raises(Failure, match="drained: switching to 2026") as refused:
         maintenance.ready(found, hosts("web1"))
-    assert "web1 is drained by somebody else" in refused.value.hint
+    assert "Somebody else has drained web1" in refused.value.hint
     assert maintenance.left_out(found) == []
 
 

@@ -44,7 +44,7 @@ def shown(width: int, environment: Environment) -> list[str]:
 
 @pytest.fixture
 def environment() -> Environment:
-    return Environment.named("prod")
+    return Environment.of_checkout("prod")
 
 
 @pytest.mark.parametrize("width", [80, 120])
