@@ -27,7 +27,7 @@ from ops.errors import Exit, Failure
 from ops.flaky import Attempt, Flaky, Result
 from ops.inventories import LAB_ENVIRONMENT
 from ops.lab import machine
-from ops.paths import ARTEFACTS, ROLES, ROOT, tool
+from ops.paths import APP, ARTEFACTS, ROLES, ROOT, tool
 from ops.pytest_report import Phase
 from ops.timings import StageTiming, Steps, Timings, Use
 
@@ -182,6 +182,7 @@ def _quietly(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [tool(command[0]), *command[1:]],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{APP}"},  # lint-imports imports what it looks at
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
