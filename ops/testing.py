@@ -161,8 +161,8 @@ def lint(_done: Run) -> None:
     """Check style, types, layers and playbooks. Raises Failure naming the tools that found something."""
     commands = [
         ["ansible-lint", "--offline", "--strict"],
-        ["lint-imports"],
-        ["lint-imports", "app/pyproject.toml"],
+        ["lint-imports", "--no-logo"],
+        ["lint-imports", "--no-logo", "app/pyproject.toml"],
         ["mypy"],
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
