@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from ops import package_lock
 from ops.errors import Failure
+from ops.inventories import PACKAGES_FILE
 from ops.lab import cgroups, network
 from ops.lab.host import LabHost
 from ops.lab.lab import Lab
@@ -384,7 +384,7 @@ class TestDisk:
     def test_a_snapshot_brings_all_hosts_back(self, lab: Lab) -> None:
         for name in NAMES:
             out(lab, name, "sh", "-c", "echo before >/root/when")
-        locked = lab.place.inventory / package_lock.FILE
+        locked = lab.place.inventory / PACKAGES_FILE
         locked.write_text("# before\n")
         lab.snapshot("before")
         locked.write_text("# after\n")
