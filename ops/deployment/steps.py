@@ -67,8 +67,6 @@ SHIP = Step(
 
 DEPLOYMENT = (PREPARE, INSTALL, EXPAND, SWITCH, PROVE)
 ROLLBACK = (EXPAND, SWITCH, PROVE)
-CONTRACTION = (CONTRACT,)
-SHIPMENT = (SHIP,)
 
 
 def names(steps: Sequence[Step], hosts: Sequence[str]) -> list[str]:

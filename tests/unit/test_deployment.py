@@ -51,6 +51,10 @@ class TestDeployment:
         assert [step.name for step in record.steps] == steps.names(steps.DEPLOYMENT[1:], HOSTS)
         assert record.before == dict.fromkeys(HOSTS, OLD)
 
+    def test_a_rollback_takes_the_steps_that_are_listed(self, world: World) -> None:
+        make(world).go_to(NEW)
+        assert [step.name for step in kept(world).steps] == steps.names(steps.ROLLBACK, HOSTS)
+
     def test_hosts_that_were_switched_return_the_last_first(self, world: World) -> None:
         world.broken = lambda playbook, limit, version: (playbook, limit) == ("release-switch", "web2")
         with pytest.raises(Failure, match="web2 does not work"):
@@ -139,7 +143,7 @@ class TestDeployment:
     def test_the_hosts_are_prepared_first_and_that_is_kept_too(self, world: World) -> None:
         deploy(make(world), provision=True)
         assert world.done[:2] == ["site", "install worker1,worker2,web1,web2 new"]
-        assert kept(world).steps[0].name == "hosts"
+        assert [step.name for step in kept(world).steps] == steps.names(steps.DEPLOYMENT, HOSTS)
 
     def test_hosts_that_cannot_be_prepared_leave_a_record(self, world: World) -> None:
         world.broken = lambda playbook, limit, version: playbook == "site"
