@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ops.paths import ROOT
 from ops.release import source
+from tests.support import commands
 
 FOREIGN = {"LC_ALL": "C"}
 """A locale without UTF-8."""
@@ -80,17 +80,8 @@ class Checkout:
 
     def run(self, *command: str | Path, seconds: float = 300, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command from another working directory; all that is said is in stdout. Asserts that it succeeds."""
-        answer = subprocess.run(
-            command,
-            cwd="/",
-            env={**os.environ, **variables, **self.kind.variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=seconds,
-            umask=self.kind.umask,
+        answer = commands.run(
+            *command, seconds=seconds, env={**variables, **self.kind.variables}, cwd="/", umask=self.kind.umask
         )
         assert answer.returncode == 0, answer.stdout
         return answer

@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 from ops.paths import ROOT
 
 
-def run(*command: str, seconds: float, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *command: str | Path,
+    seconds: float,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path = ROOT,
+    umask: int = -1,
+) -> subprocess.CompletedProcess[str]:
     """Run a command with additional environment variables; its exit code, and its output with its errors in stdout.
 
-    Raises subprocess.TimeoutExpired after `seconds`.
+    `umask` is as for subprocess.run: -1 leaves it as it is. Raises subprocess.TimeoutExpired after `seconds`.
     """
     return subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -24,4 +31,5 @@ def run(*command: str, seconds: float, env: Mapping[str, str] | None = None) -> 
         text=True,
         check=False,
         timeout=seconds,
+        umask=umask,
     )
