@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,8 @@ from typing import Any
 from ops import package_lock, playbook_log, secrets
 from ops.console import console, verbose
 from ops.environment import Environment
-from ops.errors import Exit, Failure
+from ops.errors import Failure
+from ops.mortal import mortal
 from ops.paths import PLAYBOOKS, ROOT, tool
 from ops.playbook_display import Display
 from ops.playbook_log import Follower
@@ -27,8 +27,6 @@ MITOGEN_SWITCH = "LONGHAUL_MITOGEN"
 EVENTS_FILE = "LONGHAUL_EVENTS"
 """Environment variable with the file to which plugins/callback/events.py writes."""
 POLL_SECONDS = 0.05
-END_SECONDS = 2
-"""What a playbook is given to end by itself when it is interrupted."""
 
 _ERROR = re.compile(r"(\[ERROR\]|ERROR!?):? ")
 """How a line begins by which Ansible refuses a playbook."""
@@ -86,7 +84,7 @@ def run_playbook(
             path.write_text(json.dumps(dict(extra_vars)))
             command += ["--extra-vars", f"@{path}"]
         display = Display(name, console, check=check, verbose=verbose.get())
-        code, events = _watch(environment, [*mortal(), *command], Path(directory) / "events.jsonl", log, display)
+        code, events = _watch(environment, mortal(command), Path(directory) / "events.jsonl", log, display)
     with log.open("a") as file:
         file.writelines(f"{line}\n" for line in display.slowest())
     display.show_summary(failed=code != 0)
@@ -130,9 +128,6 @@ def _watch(
                 display.tick()
         except BaseException:
             process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(END_SECONDS)
-            process.kill()
             process.wait()
             raise
     return code, events
@@ -154,16 +149,6 @@ def _why(failed: dict[str, Any] | None, log: Path, code: int) -> str:
 
 def _shown(log: Path) -> str:
     return str(log.relative_to(ROOT) if log.is_relative_to(ROOT) else log)
-
-
-def mortal() -> list[str]:
-    """What a command begins with that ends with this process, however that ends: a playbook without the process that
-    holds the lock would go on beside whoever takes the lock next. (Of this process it is the calling thread that
-    counts: PR_SET_PDEATHSIG(2const). It waits for the command.)
-    """
-    if shutil.which("setpriv") is None:
-        raise Failure("setpriv is missing.", "Install it: apt-get install util-linux.", Exit.UNAVAILABLE)
-    return ["setpriv", "--pdeathsig", "TERM"]
 
 
 def _what_to_do(environment: Environment, failure: str) -> str:

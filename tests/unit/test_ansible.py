@@ -192,11 +192,6 @@ def started_from(folder: Path) -> dict[int, str]:
     return found
 
 
-def ansible_of(folder: Path) -> list[str]:
-    """Those of them that go on to a next task. What a host is just doing comes to its end."""
-    return [command for command in started_from(folder).values() if not command.startswith("sleep")]
-
-
 def within(seconds: float, so: Callable[[], bool]) -> bool:
     """Whether it becomes so within that time."""
     deadline = time.monotonic() + seconds
@@ -220,7 +215,7 @@ def test_a_playbook_ends_with_the_process_that_runs_it(tmp_path: Path, mitogen: 
     process.kill()
     process.wait(10)
     try:
-        assert within(10, lambda: not ansible_of(tmp_path)), ansible_of(tmp_path)
+        assert within(10, lambda: not started_from(tmp_path)), started_from(tmp_path)
     finally:
         for number in started_from(tmp_path):
             os.kill(number, signal.SIGKILL)
