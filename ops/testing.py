@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -43,9 +43,12 @@ _SCENARIO = "molecule:"
 SITE = "system:site"
 """The name of the deployment that the tests of the stage `system` begin with."""
 LAB_TESTS = "tests/labs/test_*.py"
-LAB_TESTS_HOSTS = 2
+LAB_TESTS_HOSTS = 3
 """No file of them has more hosts at a time."""
-JOBS_PER_PROCESSOR = 2
+SCENARIOS_BESIDE = 2 * (os.cpu_count() or 1)
+"""Two for each processor: they wait a lot."""
+ASIDE = ("nice", "-n", "10")
+"""What the command of a stage begins with that runs beside another: that one's tests have to answer in time."""
 SYSTEM_TESTS = ("tests/system", "tests/browser")
 _PASSED, _TESTS_FAILED = 0, 1
 """Exit codes of pytest that say something of the tests; others say that it could not run them."""
@@ -56,10 +59,12 @@ class Run:
     """What a run has found so far.
 
     `retry`: whether a failed test of the lab is tried once more. `needs_site`: whether the stage `system` is to come.
+    `log`: where pytest writes instead of the terminal, for a stage that runs beside another.
     """
 
     retry: bool = False
     needs_site: bool = False
+    log: Path | None = None
     timings: Timings = field(default_factory=Timings)
     flaky: list[Flaky] = field(default_factory=list)
 
@@ -99,24 +104,27 @@ class Room:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the test run: its name for --only, what it shows, and how it is run."""
+    """A part of the test run: its name for --only, what it shows, how it is run, and the stage beside which it runs if
+    that one is chosen too: both wait a lot.
+    """
 
     name: str
     shows: str
     run: Callable[[Run], None]
+    beside: str = ""
 
 
 def run(stages: Sequence[Stage], *, retry: bool) -> None:
     """Run stages in their order and show what they took. Raises Failure with the names of those that failed."""
     started = time.monotonic()
-    done = Run(retry, needs_site=any(stage.name == "system" for stage in stages))
+    names = {stage.name for stage in stages}
+    done = Run(retry, needs_site="system" in names)
     failed: list[str] = []
     for stage in stages:
-        console.rule(f"{stage.name}: {stage.shows}")
-        if not _passes(stage, done):
-            failed.append(stage.name)
-            if stage.name in {"lint", "fast"}:
-                break  # a mistake that is seen in a minute is not worth an hour of labs
+        if stage.beside not in names:
+            failed += _together(stage, [other for other in stages if other.beside == stage.name], done)
+        if failed and stage.name in {"lint", "fast"}:
+            break  # a mistake that is seen in a minute is not worth an hour of labs
     done.timings.write(ARTEFACTS / "timings.json")
     flaky.write(ARTEFACTS / "flaky.json", done.flaky)
     wide = console if console.is_terminal else Console(stderr=True, width=LOG_WIDTH)
@@ -129,6 +137,23 @@ def run(stages: Sequence[Stage], *, retry: bool) -> None:
         raise Failure(f"Failed: {', '.join(failed)}.", f"Run one alone: ./inv test --only={failed[0]}")
     if objections := flaky.objections(done.flaky, flaky.known(FLAKY_TESTS)):
         raise Failure(" ".join(objections), "docs/flaky.md says what to do with a flaky test.")
+
+
+def _together(stage: Stage, aside: Sequence[Stage], done: Run) -> list[str]:
+    """Run a stage, and others beside it, whose output is shown when they have ended; the names of those that failed."""
+    console.rule(" | ".join(f"{one.name}: {one.shows}" for one in (stage, *aside)))
+    ARTEFACTS.mkdir(exist_ok=True)
+    runs = {one: replace(done, log=ARTEFACTS / f"{one.name}.log", flaky=[]) for one in aside}
+    with ThreadPoolExecutor() as pool:
+        others = {one: pool.submit(_passes, one, run) for one, run in runs.items()}
+        failed = [] if _passes(stage, done) else [stage.name]
+        for one, run in runs.items():
+            passed = others[one].result()
+            assert run.log is not None
+            sys.stdout.write(run.log.read_text(errors="replace"))
+            done.flaky += run.flaky
+            failed += [] if passed else [one.name]
+    return failed
 
 
 def _passes(stage: Stage, done: Run) -> bool:
@@ -202,7 +227,15 @@ def _pytest(
     with tempfile.TemporaryDirectory(prefix="longhaul-pytest-") as directory:
         report = Path(directory) / "report"
         command = [sys.executable, "-m", "pytest", *_reporting(report), *arguments]
-        code = subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, check=False).returncode
+        with done.log.open("w") if done.log else contextlib.nullcontext() as output:
+            code = subprocess.run(
+                command if output is None else [*ASIDE, *command],
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+                stdout=output,
+                stderr=None if output is None else subprocess.STDOUT,
+                check=False,
+            ).returncode
         phases = pytest_report.read(report)
     done.timings.add_phases(stage, phases)
     return code, phases
@@ -232,8 +265,20 @@ def _app(done: Run) -> None:
 
 
 def _system(done: Run) -> None:
+    """Run the tests of the deployed site, and beside them those that have labs of their own, one file at a time."""
     _ensure_browser()
-    _twice(partial(_system_tests, done), done)
+    files = sorted(ROOT.glob(LAB_TESTS))
+    jobs = {str(path.relative_to(ROOT)): Job(LAB_TESTS_HOSTS, partial(_lab_tests, path, done)) for path in files}
+    problems = []
+    with ThreadPoolExecutor() as pool:
+        others = pool.submit(_beside, jobs, done, lanes=1)
+        for part in (partial(_twice, partial(_system_tests, done), done), others.result):
+            try:
+                part()
+            except Failure as failure:
+                problems.append(failure.message)
+    if problems:
+        raise Failure(" ".join(problems))
 
 
 def _system_tests(done: Run, names: Sequence[str]) -> dict[str, Result]:
@@ -250,30 +295,28 @@ def _system_tests(done: Run, names: Sequence[str]) -> dict[str, Result]:
 
 
 def _molecule(done: Run) -> None:
-    """Run all scenarios, and what else has hosts of its own."""
+    """Run all scenarios, and beside them the deployment that the stage `system` begins with."""
     jobs: dict[str, Job] = {}
     if done.needs_site:
         # What takes longest begins first. The stage `system` then only has to restore a snapshot.
         hosts = len(Environment.of_checkout(LAB_ENVIRONMENT).hosts)
         jobs[SITE] = Job(hosts, lambda log: _logged([sys.executable, "-m", "tests.support.converged"], log))
-    for path in sorted(ROOT.glob(LAB_TESTS)):
-        jobs[str(path.relative_to(ROOT))] = Job(LAB_TESTS_HOSTS, partial(_lab_tests, path, done))
     for role in sorted(ops.roles.names(), key=lambda name: name not in LONG_SCENARIOS):
         jobs |= _scenario_of(role, done)
-    _beside(jobs, done)
+    _beside(jobs, done, SCENARIOS_BESIDE)
 
 
 def _one_scenario(role: str, done: Run) -> None:
-    _beside(_scenario_of(role, done), done)
+    _beside(_scenario_of(role, done), done, lanes=1)
 
 
 def _scenario_of(role: str, done: Run) -> dict[str, Job]:
     return {f"{_SCENARIO}{role}": Job(len(ops.roles.hosts(role)), partial(_scenario, role, done))}
 
 
-def _beside(jobs: Mapping[str, Job], done: Run) -> None:
-    """Run jobs beside each other, two for each processor: they wait a lot. A job that fails says why."""
-    logs = ARTEFACTS / "molecule"
+def _beside(jobs: Mapping[str, Job], done: Run, lanes: int) -> None:
+    """Run jobs, so many beside each other. A job that fails says why."""
+    logs = ARTEFACTS / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     room = Room(machine.room_for_hosts())
 
@@ -291,10 +334,10 @@ def _beside(jobs: Mapping[str, Job], done: Run) -> None:
 
     def attempt(failed: Sequence[str]) -> dict[str, Result]:
         names = list(failed) or list(jobs)
-        with ThreadPoolExecutor(max_workers=JOBS_PER_PROCESSOR * (os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(max_workers=lanes) as pool:
             results = dict(zip(names, pool.map(run, names), strict=True))
         lost = sum(not result.passed for result in results.values())
-        console.print(f"molecule: {len(names) - lost} passed, {lost} failed")
+        console.print(f"{len(names) - lost} passed, {lost} failed")
         return results
 
     _twice(attempt, done)
@@ -320,7 +363,7 @@ def _lab_tests(path: Path, done: Run, log: Path) -> bool:
     """Run one file of tests that have labs of their own; pytest's closing line is shown."""
     report = log.with_suffix(".tests")
     good = _logged([sys.executable, "-m", "pytest", "-q", *_reporting(report), str(path)], log)
-    done.timings.add_phases("molecule", pytest_report.read(report))
+    done.timings.add_phases("system", pytest_report.read(report))
     report.unlink(missing_ok=True)
     sys.stdout.write(log.read_text(errors="replace").splitlines()[-1] + "\n")
     return good
@@ -373,8 +416,8 @@ def _soak(done: Run) -> None:
 STAGES = (
     Stage("lint", "style, types and playbooks", lint),
     Stage("fast", "unit, render and structure tests", _fast),
-    Stage("app", "the application against a throwaway PostgreSQL", _app),
-    Stage("molecule", "every role on lab hosts, and a rehearsal of production", _molecule),
+    Stage("app", "the application against a throwaway PostgreSQL", _app, beside="system"),
+    Stage("molecule", "every role on lab hosts", _molecule),
     Stage("system", "the whole lab: deploy, uploads, faults, browser", _system),
 )
 SOAK = Stage("soak", "what takes longer than a test run may", _soak)

@@ -1,6 +1,6 @@
 """A rehearsal of production is reached from within it only, and reaches nobody: not even when it is not up.
 
-Tests of this folder have labs of their own, and nobody who must answer quickly: they run beside the scenarios of roles.
+Tests of this folder have labs of their own, and nobody who must answer quickly: they run beside the system tests.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -103,14 +102,12 @@ def test_hosts_get_packages_though_nothing_joins_them_to_the_machine(rehearsal: 
 
 
 def test_nobody_else_can_be_reached_from_within(rehearsal: Lab) -> None:
-    """Neither from where tasks run, nor from the hosts; they are told at once."""
-    began = time.monotonic()
+    """Neither from where tasks run, nor from the hosts; they are told at once, and do not wait for an answer."""
     for address in ("10.99.0.9", "8.8.8.8", "198.18.0.1"):
         asked = within(rehearsal, sys.executable, "-c", f"__import__('socket').create_connection(('{address}', 22), 5)")
         assert asked.returncode != 0
         assert "unreachable" in asked.stderr or "No route to host" in asked.stderr, asked.stderr
         assert rehearsal.exec("web1", ["ping", "-c1", "-W1", address]).returncode != 0
-    assert time.monotonic() - began < 30
 
 
 def test_a_task_of_a_rehearsal_sends_nothing_from_the_machine(rehearsal: Lab) -> None:

@@ -1,4 +1,4 @@
-"""A checkout works wherever it is. (tests/system and tests/soak do the same with hosts.)"""
+"""A checkout works wherever it is. (tests/labs and tests/soak do the same with hosts.)"""
 
 from __future__ import annotations
 

@@ -184,17 +184,66 @@ def deployment(made_up: MadeUp, failures: int) -> None:
 def test_the_site_is_deployed_beside_the_scenarios_if_the_system_is_tested(
     made_up: MadeUp, monkeypatch: pytest.MonkeyPatch, stages: str, failures: int, runs: int
 ) -> None:
-    """And what has hosts of its own runs there too. Both are tried again like a scenario; two flaky ones may be."""
+    """It is tried again like a scenario."""
     monkeypatch.setattr(roles, "names", lambda: ["web"])
     scenario(made_up, failures=0)
     deployment(made_up, failures)
-    made_up.add("tests/labs", lab=1)
     made_up.add("tests/system", good=0)
     assert made_up.run(stages) == ""
-    assert made_up.runs("deployment") == runs
-    assert (made_up.runs("scenario"), made_up.runs("lab")) == (1, 2)
-    expected = {"tests/labs/test_made_up.py"} | ({"system:site"} if runs else set())
-    assert set(made_up.flaky_tests()) == expected
+    assert (made_up.runs("deployment"), made_up.runs("scenario")) == (runs, 1)
+    assert set(made_up.flaky_tests()) == ({"system:site"} if runs else set())
+
+
+@pytest.mark.parametrize(("failures", "why"), [(0, ""), (1, ""), (2, "Failed: system.")])
+def test_tests_with_labs_of_their_own_are_tried_again_by_the_file(made_up: MadeUp, failures: int, why: str) -> None:
+    made_up.add("tests/labs", lab=failures)
+    made_up.add("tests/system", good=0)
+    assert made_up.run("system") == why
+    assert (made_up.runs("lab"), made_up.runs("good")) == (min(failures + 1, 2), 1)
+    assert set(made_up.flaky_tests()) == ({"tests/labs/test_made_up.py"} if failures == 1 else set())
+
+
+def waiting_for(made_up: MadeUp, folder: str, name: str, other: str, *, then: str = "") -> None:
+    """Write a test that runs only beside the other one."""
+    path = made_up.root / folder / "test_made_up.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "import os, time\nfrom pathlib import Path\n"
+        f"def test_{name}():\n"
+        f"    Path({str(made_up.root / name)!r}).write_text(str(os.nice(0)))\n"
+        "    end = time.monotonic() + 30\n"
+        f"    while not Path({str(made_up.root / other)!r}).exists():\n"
+        "        assert time.monotonic() < end\n"
+        "        time.sleep(0.05)\n"
+        f"    {then or 'pass'}\n"
+    )
+
+
+@pytest.mark.parametrize(("then", "why"), [("", ""), ("assert not 'said by this one'", "Failed: app.")])
+def test_the_application_is_tested_beside_the_system(
+    made_up: MadeUp, capfd: pytest.CaptureFixture[str], then: str, why: str
+) -> None:
+    """With less of the processors; what it says comes when it has ended, all of it, and its failure fails the run."""
+    waiting_for(made_up, "app/tests", "application", "system", then=then)
+    waiting_for(made_up, "tests/system", "system", "application")
+    assert made_up.run("app,system") == why
+    niceness = [int((made_up.root / name).read_text()) for name in ("application", "system")]
+    assert niceness[0] == min(niceness[1] + 10, 19)
+    said, shown = capfd.readouterr()
+    assert ("1 failed in" if then else "1 passed in") in said
+    assert ("said by this one" in said) == bool(then)
+    assert f"app: {'FAILED' if then else 'passed'} in" in shown
+    assert {stage["name"] for stage in json.loads((made_up.root / "artefacts/timings.json").read_text())["stages"]} == {
+        "app",
+        "system",
+    }
+
+
+def test_the_application_alone_shows_its_tests_at_once(made_up: MadeUp, capfd: pytest.CaptureFixture[str]) -> None:
+    made_up.add("app/tests", good=0)
+    assert made_up.run("app") == ""
+    assert "1 passed in" in capfd.readouterr().out
+    assert not (made_up.root / "artefacts/app.log").exists()
 
 
 @pytest.mark.parametrize("stage", FOLDERS)
