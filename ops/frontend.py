@@ -6,15 +6,14 @@ import fcntl
 import hashlib
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from ops.console import console
 from ops.errors import Exit, Failure
 from ops.paths import CACHE, FRONTEND
+from ops.progress import quietly
 
 DIST = FRONTEND / "dist"
 _INPUTS = ("package.json", "package-lock.json", "tsconfig.json", "build.mjs", "src/*")
@@ -30,8 +29,7 @@ def build() -> Path:
         # Before the build: if it dies, `dist` is half-written, and the old stamp would fit if the sources changed back.
         stamp.unlink(missing_ok=True)
         install()
-        console.print("building the frontend")
-        _run([node(), "build.mjs"], "the frontend could not be bundled; the bundler's reason is above")
+        _run([node(), "build.mjs"], "bundling the frontend", "the frontend could not be bundled; the reason is above")
         stamp.write_text(_stamp(wanted))
     return DIST
 
@@ -40,7 +38,8 @@ def check_types() -> None:
     """Let TypeScript check the sources. Raises Failure."""
     with _one_at_a_time():
         install()
-    _run([node(), "node_modules/typescript/bin/tsc", "--noEmit"], "the frontend has type errors")
+    check = [node(), "node_modules/typescript/bin/tsc", "--noEmit"]
+    _run(check, "checking the frontend's types", "the frontend has type errors; they are above")
 
 
 def install() -> None:
@@ -51,10 +50,10 @@ def install() -> None:
         return
     # Before npm: if it dies, some packages are gone and the stamp may still be there.
     stamp.unlink(missing_ok=True)
-    console.print("installing the frontend's packages from npm")
     # No package needs its installation scripts, so none may run.
     _run(
         [node(), _npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        "installing the frontend's packages from npm",
         "npm could not install the frontend's packages; its reason is above (is the registry reachable?)",
     )
     stamp.write_text(wanted)
@@ -71,7 +70,8 @@ def update() -> None:
             newest = [f"{name}@latest" for name in asked.get(kind, {})]
             if newest:
                 command = [node(), _npm(), "install", option, *plain, *newest]
-                _run(command, "npm could not update the lock; its reason is above (is the registry reachable?)")
+                what = f"asking npm for the newest {kind}"
+                _run(command, what, "npm could not update the lock; its reason is above (is the registry reachable?)")
 
 
 def _stamp(inputs: str) -> str:
@@ -88,10 +88,10 @@ def _fingerprint(patterns: tuple[str, ...]) -> str:
     return digest.hexdigest()
 
 
-def _run(command: list[str], failure: str) -> None:
-    environment = os.environ | {"PATH": f"{Path(node()).parent}:{os.environ.get('PATH', os.defpath)}"}
-    if subprocess.run(command, cwd=FRONTEND, env=environment, check=False).returncode != 0:
-        raise Failure(failure, hint="correct it and run: ./inv app.frontend", code=Exit.FAILED)
+def _run(command: list[str], what: str, failure: str) -> None:
+    found_first = {"PATH": f"{Path(node()).parent}:{os.environ.get('PATH', os.defpath)}"}
+    failed = Failure(failure, hint="correct it and run: ./inv app.frontend", code=Exit.FAILED)
+    quietly(command, what, failed, folder=FRONTEND, variables=found_first)
 
 
 def node() -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ops.console import console
+from ops.errors import Failure
+from ops.paths import ROOT
 
 # What takes less is not worth a line in a log.
 QUIET_SECONDS = 2.0
@@ -31,3 +36,33 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[], None]
     elapsed = time.monotonic() - begun
     if elapsed > QUIET_SECONDS:
         console.print(f"{what}: done in {elapsed:.1f} s")
+
+
+def quietly(
+    command: Sequence[str],
+    what: str,
+    failure: Failure,
+    *,
+    folder: Path = ROOT,
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Run another's program, showing `what`. What it says is shown only if it fails; then raises `failure`.
+
+    `variables` are added to the environment.
+    """
+    environment = os.environ | dict(variables or {})
+    with progress(what):
+        answer = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    if answer.returncode != 0:
+        console.print(answer.stdout, markup=False, highlight=False, soft_wrap=True)
+        raise failure

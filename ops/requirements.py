@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from ops import frontend
 from ops.errors import Failure
 from ops.paths import FRONTEND, ROOT, tool
+from ops.progress import quietly
 
 CONTROL_PYTHON = "3.12"  # the oldest that the control side runs on
 HOST_PYTHON = "3.13"  # what Debian 13 has
@@ -78,6 +78,5 @@ def compile_locks(*, upgrade: bool) -> None:
         command = [tool("uv"), "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-emit-index-url"]
         command += ["--custom-compile-command", "./inv requirements.lock", "--python-version", python, *arguments]
         command += ["--upgrade"] if upgrade else []
-        answer = subprocess.run([*command, source, "--output-file", target], cwd=ROOT, check=False)
-        if answer.returncode != 0:
-            raise Failure(f"{source} could not be resolved; uv's reason is above.", "Correct it and run this again.")
+        failure = Failure(f"{source} could not be resolved; uv's reason is above.", "Correct it and run this again.")
+        quietly([*command, source, "--output-file", target], f"resolving {source}", failure)

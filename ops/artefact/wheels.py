@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,10 +14,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from ops.console import console
 from ops.errors import Exit, Failure
-from ops.paths import APP, ROOT
-from ops.progress import progress
+from ops.paths import APP
+from ops.progress import quietly
 
 HOST_PYTHON = "3.13"
 HOST_ARCHITECTURE = "x86_64"
@@ -46,10 +44,14 @@ def application(target: Path, seconds: int) -> None:
     Raises Failure if it cannot be built.
     """
     with tempfile.TemporaryDirectory(prefix="longhaul-wheel-") as name:
-        _run(
+        quietly(
             [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", name, str(APP)],
-            "The application's wheel could not be built; the reason is above.",
-            "Correct app/pyproject.toml or what it names, and commit.",
+            "building the application's wheel",
+            Failure(
+                "The application's wheel could not be built; the reason is above.",
+                "Correct app/pyproject.toml or what it names, and commit.",
+                Exit.UNAVAILABLE,
+            ),
         )
         (wheel,) = Path(name).glob("*.whl")
         _rewrite(wheel, target / wheel.name, seconds)
@@ -71,12 +73,15 @@ def dependencies(cache: Path) -> list[Path]:
         requirements = Path(name) / "requirements.txt"
         requirements.write_text(wanted)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", *options]
-        with progress("downloading the application's wheels"):
-            _run(
-                [*command, "--requirement", str(requirements), "--dest", str(temporary)],
+        quietly(
+            [*command, "--requirement", str(requirements), "--dest", str(temporary)],
+            "downloading the application's wheels",
+            Failure(
                 "The application's wheels could not be downloaded; pip's reason is above.",
                 "Is the package registry reachable? Nothing was kept; run this again.",
-            )
+                Exit.UNAVAILABLE,
+            ),
+        )
         (temporary / _SUMS).write_text(_listing({path: _sha256(path) for path in _wheels(temporary)}))
         shutil.rmtree(kept, ignore_errors=True)
         temporary.rename(kept)
@@ -139,10 +144,3 @@ def _rewrite(wheel: Path, target: Path, seconds: int) -> None:
             entry.create_system = 3  # Unix, so that the mode below counts
             entry.external_attr = 0o100644 << 16
             new.writestr(entry, old.read(name))
-
-
-def _run(command: list[str], failure: str, hint: str) -> None:
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        console.print(answer.stdout + answer.stderr, markup=False)
-        raise Failure(failure, hint, Exit.UNAVAILABLE)

@@ -198,7 +198,7 @@ def _make(chosen: Source, tree: Path, made: Path) -> dict[str, str]:
     command += ["--commit", chosen.commit, "--time", str(chosen.seconds), "--cache", str(CACHE)]
     command += ["--target", str(made), "--report", str(report)]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    # The output of npm is for people, so it goes to standard error: standard output is for data.
+    # What it says is for people, so it goes to standard error: standard output is for data.
     code = subprocess.run(command, cwd=tree, env=variables, stdout=STANDARD_ERROR, check=False).returncode
     said = json.loads(report.read_text()) if report.is_file() else {}
     if "failed" in said:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from ops.console import console
 from ops.errors import Exit, Failure
 from ops.paths import CACHE, tool
+from ops.progress import quietly
 
 STAMP = ".requirements.sha256"
 """A file in a virtual environment: output of sha256sum for the lock that was installed there (`inv` writes it)."""
@@ -27,10 +25,19 @@ def python_for(lock: Path) -> str:
         return sys.executable
     made = CACHE / "tools" / wanted[:16]
     if not _has(made, wanted):
-        console.print("installing the tools that the commit locks (once for each lock)")
         shutil.rmtree(made, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(made)])
-        _run([tool("uv"), "pip", "sync", "--quiet", "--require-hashes", str(lock)], VIRTUAL_ENV=str(made))
+        failure = Failure(
+            "The tools that the commit locks could not be installed; the reason is above.",
+            "Is the package registry reachable? Run this again.",
+            Exit.UNAVAILABLE,
+        )
+        quietly([sys.executable, "-m", "venv", str(made)], "making an environment for the commit's tools", failure)
+        quietly(
+            [tool("uv"), "pip", "sync", "--quiet", "--require-hashes", str(lock)],
+            "installing the tools that the commit locks (once for each lock)",
+            failure,
+            variables={"VIRTUAL_ENV": str(made)},
+        )
         (made / STAMP).write_text(wanted)
     return str(made / "bin" / "python")
 
@@ -38,14 +45,3 @@ def python_for(lock: Path) -> str:
 def _has(environment: Path, wanted: str) -> bool:
     stamp = environment / STAMP
     return stamp.is_file() and stamp.read_text() == wanted
-
-
-def _run(command: list[str], **variables: str) -> None:
-    answer = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        console.print(answer.stdout + answer.stderr, markup=False)
-        raise Failure(
-            "The tools that the commit locks could not be installed; the reason is above.",
-            "Is the package registry reachable? Run this again.",
-            Exit.UNAVAILABLE,
-        )

@@ -16,7 +16,7 @@ class Bundler:
     def __init__(self, folder: Path) -> None:
         self.folder, self.runs, self.dies = folder, list[str](), False
 
-    def run(self, command: list[str], failure: str) -> None:
+    def run(self, command: list[str], _what: str, failure: str) -> None:
         """Bundle, or install packages."""
         self.runs.append("bundle" if "build.mjs" in command else "install")
         written = self.folder / "dist/app.js" if self.runs[-1] == "bundle" else self.folder / "node_modules/esbuild"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from ops import progress
+from ops.errors import Failure
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, total: int | None, steps: int) -> str:
@@ -33,3 +36,18 @@ def test_a_terminal_shows_how_many_are_done(monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_elsewhere_it_is_a_line(monkeypatch: pytest.MonkeyPatch, total: int | None, lines: list[str]) -> None:
     assert shown(monkeypatch, terminal=False, total=total, steps=2).splitlines() == lines
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, ""), (3, "of the program\nits error\n")])
+def test_what_another_program_says_is_shown_only_if_it_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int, said: str
+) -> None:
+    output = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=output, width=80))
+    script = f"echo of the $WHAT; pwd >place; echo its error >&2; exit {code}"
+    with pytest.raises(Failure, match="no good") if code else contextlib.nullcontext():
+        progress.quietly(
+            ["sh", "-c", script], "asking it", Failure("no good"), folder=tmp_path, variables={"WHAT": "program"}
+        )
+    assert output.getvalue() == f"asking it ...\n{said}{chr(10) if code else ''}"
+    assert (tmp_path / "place").read_text().strip() == str(tmp_path)

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -206,6 +207,8 @@ def test_what_is_there_is_not_built_again_unless_it_was_altered(built: Built, tm
     done = build(checkout)
     assert done.returncode != 0
     assert "is not what its commit gives" in " ".join(done.stderr.split()), done.stderr
+    assert re.findall(r"^build (\d/\d): ", done.stderr, re.MULTILINE) == [f"{step}/5" for step in range(1, 6)]
+    assert "added" not in done.stderr, "npm speaks only if it fails"
     assert path.read_bytes() == content
 
 
@@ -253,12 +256,12 @@ def test_wheels_for_other_hosts_are_downloaded_again(
     """The lock allows the wheels of all hosts, so it cannot tell that those in the cache are another host's."""
     commands: list[list[str]] = []
 
-    def download(command: list[str], failure: str, hint: str) -> None:
+    def download(command: list[str], _what: str, _failure: Failure) -> None:
         commands.append(command)
         (Path(command[-1]) / "one-1-py3-none-any.whl").write_bytes(b"one")
 
     lock.write_text(f"one==1 --hash=sha256:{hashlib.sha256(b'one').hexdigest()}\n")
-    monkeypatch.setattr(wheels, "_run", download)
+    monkeypatch.setattr(wheels, "quietly", download)
     for _ in range(2):
         wheels.dependencies(tmp_path / "cache")
     assert len(commands) == 1
