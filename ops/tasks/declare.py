@@ -87,7 +87,8 @@ def task(
         if more:
             own = list(signature.parameters.values())
             run.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined] # PEP 362
-        declared: invoke.Task[Any] = invoke.task(name=name, **options)(run)
+        # No letters for options: invoke hands them out by order, and `-h` would be --rehearse or another one.
+        declared: invoke.Task[Any] = invoke.task(name=name, auto_shortflags=False, **options)(run)
         return declared
 
     return declare

@@ -36,6 +36,13 @@ def test_there_is_a_module_for_each_prefix() -> None:
     assert len(prefixes) > 5
 
 
+def test_no_option_is_a_letter() -> None:
+    """`-h` is help in every task, and no letter means one thing here and another there."""
+    assert isinstance(tasks.namespace, Collection)
+    for context in tasks.namespace.to_contexts():
+        assert [flag for flag in context.flags if len(flag.lstrip("-")) == 1] == [], context.name
+
+
 def test_every_name_has_one_meaning() -> None:
     modules = [path for path in OPS.rglob("*.py") if path.parent != TASKS and path.stem != "__init__"]
     assert len(modules) > 50
