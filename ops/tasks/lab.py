@@ -135,12 +135,12 @@ def plug(_context: object, host: str) -> None:
     console.print(f"{host} is plugged in")
 
 
-@lab_task(positional=["a", "b"], help={"a": "name of a host", "b": "name of another"})
-def partition(_context: object, a: str, b: str) -> None:
+@lab_task(positional=["host", "other"], help={**HOST, "other": "name of another"})
+def partition(_context: object, host: str, other: str) -> None:
     """Keep two hosts from reaching each other."""
     machine.require_root()
-    Lab.named().partition(a, b)
-    console.print(f"{a} and {b} no longer reach each other")
+    Lab.named().partition(host, other)
+    console.print(f"{host} and {other} no longer reach each other")
 
 
 @lab_task(positional=["host", "rate"], help={**HOST, "rate": "each way: 5KB (bytes) or 10mbit (bits) a second"})
