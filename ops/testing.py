@@ -59,7 +59,7 @@ class Run:
     """What a run has found so far.
 
     `retry`: whether a failed test of the lab is tried once more. `needs_site`: whether the stage `system` is to come.
-    `log`: where pytest writes instead of the terminal, for a stage that runs beside another.
+    `log`: where its programs write instead of the terminal, for a stage that runs beside another.
     """
 
     retry: bool = False
@@ -123,7 +123,7 @@ def run(stages: Sequence[Stage], *, retry: bool) -> None:
     for stage in stages:
         if stage.beside not in names:
             failed += _together(stage, [other for other in stages if other.beside == stage.name], done)
-        if failed and stage.name in {"lint", "fast"}:
+        if {*failed} & {"lint", "fast"}:
             break  # a mistake that is seen in a minute is not worth an hour of labs
     done.timings.write(ARTEFACTS / "timings.json")
     flaky.write(ARTEFACTS / "flaky.json", done.flaky)
@@ -149,8 +149,8 @@ def _together(stage: Stage, aside: Sequence[Stage], done: Run) -> list[str]:
         failed = [] if _passes(stage, done) else [stage.name]
         for one, run in runs.items():
             passed = others[one].result()
-            assert run.log is not None
-            sys.stdout.write(run.log.read_text(errors="replace"))
+            if run.log and run.log.exists():
+                sys.stdout.write(run.log.read_text(errors="replace"))
             done.flaky += run.flaky
             failed += [] if passed else [one.name]
     return failed
@@ -182,7 +182,7 @@ def _twice(attempt: Attempt, done: Run) -> None:
 # --- Stages -----------------------------------------------------------------------------------------------------------
 
 
-def lint(_done: Run) -> None:
+def lint(done: Run) -> None:
     """Check style, types, layers and playbooks. Raises Failure naming the tools that found something."""
     commands = [
         ["ansible-lint", "--offline", "--strict"],
@@ -195,8 +195,8 @@ def lint(_done: Run) -> None:
     ]
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         answers = list(pool.map(_quietly, commands))
-    for answer in answers:
-        sys.stdout.write(answer.stdout)
+    with done.log.open("w") if done.log else contextlib.nullcontext(sys.stdout) as output:
+        output.writelines(answer.stdout for answer in answers)
     failed = [command[0] for command, answer in zip(commands, answers, strict=True) if answer.returncode != 0]
     if failed:
         raise Failure(f"Not clean: {', '.join(failed)}.")
@@ -414,7 +414,7 @@ def _soak(done: Run) -> None:
 
 
 STAGES = (
-    Stage("lint", "style, types and playbooks", lint),
+    Stage("lint", "style, types and playbooks", lint, beside="fast"),
     Stage("fast", "unit, render and structure tests", _fast),
     Stage("app", "the application against a throwaway PostgreSQL", _app, beside="system"),
     Stage("molecule", "every role on lab hosts", _molecule),

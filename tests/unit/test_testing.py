@@ -264,6 +264,20 @@ def test_lint_is_never_tried_again(made_up: MadeUp) -> None:
     assert made_up.runs("mypy") == 1
 
 
+@pytest.mark.parametrize("fails", ["", "mypy"])
+def test_after_what_fails_in_a_minute_no_lab_is_made(
+    made_up: MadeUp, capfd: pytest.CaptureFixture[str], fails: str
+) -> None:
+    for name in ("ansible-lint", "mypy", "ruff", "yamllint", "lint-imports"):
+        made_up.program(name, f"echo said by {name}; test {name} != {fails or 'none'}\n")
+    for folder in FOLDERS["fast"]:
+        made_up.add(folder, good=0)
+    made_up.add("tests/system", lab=0)
+    assert made_up.run("lint,fast,system") == ("Failed: lint." if fails else "")
+    assert (made_up.runs("good"), made_up.runs("lab")) == (3, 0 if fails else 1)
+    assert "said by mypy\n" in capfd.readouterr().out
+
+
 def test_without_retry_a_lab_test_fails_at_once(made_up: MadeUp) -> None:
     made_up.add("tests/system", shaky=1)
     assert made_up.run("system", retry=False) == "Failed: system."
