@@ -19,6 +19,7 @@ from longhaul.uploads.epochs import Call, Receivers
 from longhaul.uploads.model import Gone, NotFound, State, TakenOver, Upload, WrongOffset
 from longhaul.uploads.pieces import PieceWriter, read_content
 from longhaul.uploads.receiving import Budget, Disconnected, Ending, Limits, Received, Receiver
+from tests.support import until
 
 MIB = 1 << 20
 
@@ -106,12 +107,6 @@ def on_process(conninfo: str, root: Path, test: Callable[[Process], Awaitable[No
             await test(where)
 
     asyncio.run(run())
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for something that will soon be so."""
-    while not await condition():
-        await asyncio.sleep(0.02)
 
 
 def test_pieces_are_closed_when_they_are_full(conninfo: str, store_root: Path) -> None:

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from tests.support.clients import Client, random_file
-from tests.support.site import ClientLine, Site, until
+from tests.support.site import ClientLine, Site
+from tests.support.waiting import until
 
 MB = 1_000_000
 SIZE = 200 * MB

@@ -8,7 +8,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,6 +26,7 @@ from ops.paths import ROOT, tool
 from tests.support import clients
 from tests.support.clients import Client
 from tests.support.commands import run
+from tests.support.waiting import until
 
 Line = dict[str, Any]
 _ASK_HAPROXY = """
@@ -37,25 +38,6 @@ while said := asked.recv(65536):
     print(said.decode(), end="")
 """
 ENDED = ("done", "failed", "terminated", "expired")
-
-
-def until(true: Callable[[], Any], what: str, seconds: float, every: float = 0.2) -> Any:
-    """Ask `true()` until it answers something true, and return that.
-
-    Exceptions of connections count as no. Fails when the time is over, with the last answer or exception.
-    """
-    deadline = time.monotonic() + seconds
-    last: object = None
-    while True:
-        try:
-            last = true()
-        except (OSError, subprocess.SubprocessError) as error:  # requests' exceptions are OSErrors
-            last = error
-        else:
-            if last:
-                return last
-        assert time.monotonic() < deadline, f"{seconds:.0f} s were not enough for {what}; the last answer was {last!r}"
-        time.sleep(every)
 
 
 @dataclass

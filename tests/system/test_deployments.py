@@ -20,7 +20,8 @@ from tests.support.deployments import BACK, DEPLOY, assert_on, failed, kill_afte
 from tests.support.load import under_load, users_for
 from tests.support.recap import recaps
 from tests.support.releases import altered, in_wheel
-from tests.support.site import Poller, Site, inv, until
+from tests.support.site import Poller, Site, inv
+from tests.support.waiting import until
 
 MB = 1_000_000
 TASKS_PER_HOST = 100

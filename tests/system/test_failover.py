@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from tests.support.clients import random_file
-from tests.support.site import Poller, Site, until
+from tests.support.site import Poller, Site
+from tests.support.waiting import until
 
 MB = 1_000_000
 

@@ -8,7 +8,8 @@ import time
 
 from ops.inventories import LAB_ENVIRONMENT
 from ops.load.run import Load
-from tests.support.site import Site, inv, until
+from tests.support.site import Site, inv
+from tests.support.waiting import until
 
 MB = 1_000_000
 COLD_START_SECONDS = 240

@@ -12,7 +12,8 @@ from threading import Event
 import pytest
 
 from tests.support.clients import Client, random_file
-from tests.support.site import Site, until
+from tests.support.site import Site
+from tests.support.waiting import until
 
 SLOW = 5_000  # bytes a second, the slowest user that the policy knows
 MB = 1_000_000

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.support.site import Site, until
+from tests.support.site import Site
+from tests.support.waiting import until
 
 SIZE = 10_000
 

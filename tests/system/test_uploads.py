@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.clients import Client, random_file
-from tests.support.site import ClientLine, Site, until
+from tests.support.site import ClientLine, Site
+from tests.support.waiting import until
 
 MB = 1_000_000
 # Fast enough for a user with fibre, slow enough for a test to do something in the middle.

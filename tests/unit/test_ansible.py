@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ops.paths import ROOT, tool
 from ops.playbook_display import Display
 from ops.tasks.declare import task
 from tests.support.commands import run
+from tests.support.waiting import until
 
 PROCESSORS = [sys.executable, "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
 PLAYBOOK = f"""
@@ -192,16 +193,6 @@ def started_from(folder: Path) -> dict[int, str]:
     return found
 
 
-def within(seconds: float, so: Callable[[], bool]) -> bool:
-    """Whether it becomes so within that time."""
-    deadline = time.monotonic() + seconds
-    while not so():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 @pytest.mark.parametrize("mitogen", ["0", "1"])
 def test_a_playbook_ends_with_the_process_that_runs_it(tmp_path: Path, mitogen: str) -> None:
     """However that ends: the lock, which it held, is free soon, and the next one would run beside the playbook."""
@@ -210,12 +201,12 @@ def test_a_playbook_ends_with_the_process_that_runs_it(tmp_path: Path, mitogen: 
     (tmp_path / "long.yml").write_text(f"- hosts: localhost\n  gather_facts: false\n  tasks: {long % tmp_path}\n")
     marked = {**os.environ, "STARTED_FROM": str(tmp_path), ansible.MITOGEN_SWITCH: mitogen}
     process = subprocess.Popen([sys.executable, "-c", LONG.format(folder=str(tmp_path))], cwd=ROOT, env=marked)
-    assert within(60, (tmp_path / "began").exists)
+    until((tmp_path / "began").exists, "the playbook to begin", 60)
     assert any("ansible-playbook" in command for command in started_from(tmp_path).values())
     process.kill()
     process.wait(10)
     try:
-        assert within(10, lambda: not started_from(tmp_path)), started_from(tmp_path)
+        until(lambda: not started_from(tmp_path), f"the end of {started_from(tmp_path)}", 10)
     finally:
         for number in started_from(tmp_path):
             os.kill(number, signal.SIGKILL)

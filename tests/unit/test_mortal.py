@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ops.mortal import END_SECONDS, mortal
 from tests.support.commands import ROOT
+from tests.support.waiting import until
 
 OWNER = "import subprocess, sys; from ops.mortal import mortal; subprocess.run(mortal(sys.argv[1:]))"
 NOTES = 'echo $$ >"$PIDS/$$"'
@@ -27,18 +27,9 @@ STARTS = {
 }
 
 
-def within(seconds: float, so: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + seconds
-    while not so():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def written(folder: Path) -> int:
     """The number that the command has written, when it has."""
-    assert within(30, lambda: any(path.read_text().endswith("\n") for path in folder.iterdir()))
+    until(lambda: any(path.read_text().endswith("\n") for path in folder.iterdir()), "a number", 30)
     return int(next(folder.iterdir()).name)
 
 
@@ -58,7 +49,7 @@ def test_nothing_is_left(tmp_path: Path, script: str, killed: str) -> None:
     number = written(tmp_path)
     process.send_signal(signal.SIGKILL if killed == "its owner" else signal.SIGTERM)
     process.wait(END_SECONDS + 30)
-    assert within(END_SECONDS + 30, lambda: not running(number))
+    until(lambda: not running(number), f"the end of {number}", END_SECONDS + 30)
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137)])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -14,6 +13,7 @@ from testinfra.host import Host
 from ops import authority_rotation as authority
 from ops import on_host, secrets
 from ops.environment import Environment
+from tests.support.waiting import until
 
 ANSWER_SECONDS = 20
 # While members restart one after the other: a client that had asked the one that went asks another. Without a majority
@@ -36,14 +36,6 @@ def through(name: str) -> str:
 def member_ids(host: Host) -> dict[str, int]:
     """Id of each member by name."""
     return {member["name"]: member["ID"] for member in json.loads(etcdctl(host, "-w json member list"))["members"]}
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds; it must do so in seconds."""
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
 
 
 def restart_of(host: Host) -> tuple[int, int]:
@@ -82,7 +74,7 @@ def stopped(*members: Host) -> Iterator[None]:
             # A start is over when there is a majority again, so one must not wait for the next.
             member.run("systemctl start --no-block etcd")
         for member in members:
-            eventually(lambda member=member: member.run("systemctl is-active etcd").rc == 0)
+            until(lambda member=member: member.run("systemctl is-active etcd").rc == 0, seconds=ANSWER_SECONDS)
 
 
 def test_member_reads_what_another_wrote(hosts: Mapping[str, Host], host: Host, variables: Mapping[str, Any]) -> None:
@@ -136,7 +128,10 @@ def test_killed_member_comes_back(hosts: Mapping[str, Host]) -> None:
     before = member_ids(hosts["data1"])
     pid = hosts["data2"].run("systemctl show -P MainPID etcd").stdout.strip()
     assert hosts["data2"].run(f"kill -9 {pid}").rc == 0
-    eventually(lambda: hosts["data2"].run(f"longhaul-etcdctl {through('data2')} get /test/majority").rc == 0)
+    until(
+        lambda: hosts["data2"].run(f"longhaul-etcdctl {through('data2')} get /test/majority").rc == 0,
+        seconds=ANSWER_SECONDS,
+    )
     assert member_ids(hosts["data1"]) == before
 
 

@@ -8,7 +8,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,7 @@ import pytest
 from testinfra.host import Host
 
 from roles.conftest import Hosts
+from tests.support.waiting import until
 
 ROLE_HOSTS = ["lb1"]
 WEB = ["web1", "web2"]
@@ -88,15 +89,6 @@ def web_states(host: Host) -> dict[str, str]:
     """What HAProxy thinks of each web host."""
     rows = [line.split(",") for line in tell(host, "show stat web 4 -1").splitlines() if line.startswith("web,")]
     return {row[1]: row[17].split()[0] for row in rows}
-
-
-def until(true: Callable[[], Any], seconds: float = 15) -> Any:
-    """Ask until the answer is true, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (answer := true()):
-        assert time.monotonic() < deadline, f"still {answer!r} after {seconds} s"
-        time.sleep(0.2)
-    return answer
 
 
 @contextmanager

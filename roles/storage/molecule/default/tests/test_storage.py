@@ -10,7 +10,7 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import yaml
 from testinfra.host import Host
+
+from tests.support.waiting import until
 
 REPLICAS = 3
 SETTLE_SECONDS = 60
@@ -97,14 +99,6 @@ def copies(hosts: Mapping[str, Host], content: bytes) -> list[str]:
     return [name for name in hosts if digest in hosts[name].run(find).stdout]
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.5)
-
-
 @contextmanager
 def stopped(host: Host) -> Iterator[None]:
     """Without one host's storage; it is back afterwards."""
@@ -133,7 +127,7 @@ def test_three_copies_on_disk(proxies: Mapping[str, Proxy], hosts: Mapping[str, 
     name, content = new_object()
     assert proxies["data1"].object("PUT", name, content).status == 201
     assert len(copies(hosts, content)) >= REPLICAS - 1
-    eventually(lambda: len(copies(hosts, content)) == REPLICAS)
+    until(lambda: len(copies(hosts, content)) == REPLICAS, seconds=SETTLE_SECONDS)
 
 
 def test_repeated_put_is_recognised(proxies: Mapping[str, Proxy]) -> None:
@@ -219,7 +213,7 @@ def test_reload_drops_no_request(proxies: Mapping[str, Proxy], hosts: Mapping[st
         yield content[100_000:]
 
     assert proxies["data1"].object("PUT", name, slowly()).status == 201
-    eventually(lambda: proxies["data1"].object("GET", name).body == content)
+    until(lambda: proxies["data1"].object("GET", name).body == content, seconds=SETTLE_SECONDS)
 
 
 def test_hosts_read_new_settings_one_after_the_other(
@@ -259,7 +253,7 @@ def test_two_of_three_hosts_serve(proxies: Mapping[str, Proxy], hosts: Mapping[s
         assert proxies["data2"].object("GET", after[0]).body == after[1]
     for host in hosts.values():
         host.run("runuser -u swift -- swift-object-replicator /etc/swift/object-server.conf once")
-    eventually(lambda: len(copies(hosts, after[1])) == REPLICAS)
+    until(lambda: len(copies(hosts, after[1])) == REPLICAS, seconds=SETTLE_SECONDS)
     assert proxies["data3"].object("GET", after[0]).body == after[1]
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from testinfra.host import Host
 
 from app.longhaul.settings import Settings
 from roles.conftest import Ansible
+from tests.support.waiting import until
 
 ROLE_HOSTS = ["worker1"]
 UNIT = "longhaul-worker.service"
@@ -155,15 +156,6 @@ def cage(host: Host, variables: Mapping[str, Any], release: None) -> Iterator[Ca
         host.check_output(f"install -d -o longhaul-worker -g longhaul-processor -m 0770 {folder}")
     yield made
     host.check_output(f"rm -r {made.folder} {made.other}")
-
-
-def until(true: Callable[[], Any], seconds: float = 15) -> Any:
-    """Ask until the answer is true, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (answer := true()):
-        assert time.monotonic() < deadline, f"still {answer!r} after {seconds} s"
-        time.sleep(0.2)
-    return answer
 
 
 def test_without_a_release_the_worker_waits_and_the_socket_listens(host: Host) -> None:
