@@ -37,7 +37,6 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Parse:
         (["web1", "--volatile", "web2"], ["web1", "web2"]),
         (["web1", "--rehearse", "prod", "web2"], ["web1", "web2"]),
         (["--rehearse=prod", "web1"], ["web1"]),
-        (["-r", "prod", "web1"], ["web1"]),
         (["--volatile"], []),
     ],
 )
@@ -66,7 +65,7 @@ def test_words_behind_dashes_are_no_hosts() -> None:
 
 def test_other_verbs_take_what_the_help_says(parse: Parse) -> None:
     lab = {"rehearse": ""}
-    assert parse("lab.partition", "web1", "data1") == {"a": "web1", "b": "data1", **lab}
+    assert parse("lab.partition", "web1", "data1") == {"host": "web1", "other": "data1", **lab}
     assert parse("lab.shape", "web1", "5KB") == {"host": "web1", "rate": "5KB", **lab}
     assert parse("lab.client", "c1", "--rate=5KB") == {"name": "c1", "rate": "5KB", "remove": False, **lab}
     assert parse("lab.status", "--json") == {"json": True, **lab}

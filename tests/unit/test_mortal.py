@@ -73,7 +73,9 @@ def test_what_a_command_leaves_behind_in_order_stays(tmp_path: Path) -> None:
 
 def test_ctrl_c_is_left_to_the_command(tmp_path: Path) -> None:
     script = f"trap 'exit 5' INT; {NOTES}; while :; do sleep 0.1; done"
-    process = subprocess.Popen(mortal(["sh", "-c", script]), env={**os.environ, "PIDS": str(tmp_path)})
+    # A shell cannot trap what was ignored when it began, as it is for what another shell runs in the background.
+    command = mortal(["env", "--default-signal=INT", "sh", "-c", script])
+    process = subprocess.Popen(command, env={**os.environ, "PIDS": str(tmp_path)})
     number = written(tmp_path)
     os.kill(process.pid, signal.SIGINT)
     assert running(process.pid)
