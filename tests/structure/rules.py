@@ -208,6 +208,14 @@ def playbook(path: Path, own_groups: frozenset[str]) -> Iterator[str]:
             yield f"{where}: unknown group {', '.join(sorted(unknown))}"
 
 
+def local_commands(path: Path) -> Iterator[str]:
+    """A command on the machine that runs Ansible is a list: the checkout's path may hold blanks and quotes."""
+    for play in yaml.safe_load(path.read_text()) or []:
+        for task in play.get("tasks", []) if play.get("hosts") == "localhost" else []:
+            if is_command(task) and "argv" not in (task[module(task)] or {}):
+                yield f"{path.name}: '{task.get('name')}' must give its command as argv"
+
+
 def restarts(site: Path, roles: Path) -> Iterator[str]:
     """What restarts or reloads a service of several hosts does so on one after the other, and looks in between.
 

@@ -54,6 +54,17 @@ def test_playbook(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
+def test_commands_on_this_machine() -> None:
+    paths = [
+        *ROOT.glob("playbooks/*.yml"),
+        *ROOT.glob("roles/*/molecule/*/*.yml"),
+        *ROOT.glob(".config/molecule/*.yml"),
+    ]
+    plays = [path for path in paths if "hosts: localhost" in path.read_text()]
+    assert len(plays) > 3
+    assert [found for path in plays for found in rules.local_commands(path)] == []
+
+
 @pytest.mark.parametrize("path", MODULE_PATHS, ids=lambda path: path.stem)
 def test_module(path: Path) -> None:
     action = ROOT / "plugins" / "action" / path.name
@@ -195,6 +206,16 @@ def test_a_bad_playbook_is_rejected(tmp_path: Path, says: str, line: str) -> Non
     assert list(rules.playbook(path, GROUPS)) == []
     path.write_text(GOOD_PLAYBOOK.replace(line, ""))
     assert any(says in found for found in rules.playbook(path, GROUPS))
+
+
+@pytest.mark.parametrize("command", ["ansible.builtin.command: {cmd: x y}", "ansible.builtin.shell: x y"])
+def test_a_command_on_this_machine_that_is_not_a_list_is_rejected(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "play.yml"
+    play = "- hosts: localhost\n  tasks:\n    - name: Say\n      "
+    path.write_text(f"{play}{command}\n")
+    assert len(list(rules.local_commands(path))) == 1
+    path.write_text(f"{play}ansible.builtin.command: {{argv: [x, y]}}\n")
+    assert list(rules.local_commands(path)) == []
 
 
 def test_a_playbook_for_an_unknown_group_is_rejected(tmp_path: Path) -> None:
