@@ -97,7 +97,7 @@ def scenes(deployed: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_both_are_under_way(deployed: Site, scenes: Scenes) -> None:
-    """First of this module: tests that need no site run between it and the others (conftest.py)."""
+    """First of this module: the others wait for what it begins."""
     query = "select count(*) from uploads where filename like 'slow-%' or filename like 'worker-%'"
     until(lambda: deployed.sql(query) == [["2"]], "both uploads to begin", 60)
     assert not scenes.slow.done()
