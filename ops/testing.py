@@ -37,7 +37,7 @@ LOG_WIDTH = 140
 FLAKY_TESTS = ROOT / "docs" / "flaky.md"
 LONG_SCENARIOS = frozenset({"etcd", "postgresql", "storage", "web"})
 """Begun first: begun late, one of them would end alone, on one of several processors."""
-APP_TESTS = ("app/tests", "-q", "-n", "2", "--dist")
+APP_TESTS = ("app/tests", "-q", "--dist")
 _SCENARIO = "molecule:"
 """What the name of a scenario begins with where it stands beside names of tests; --only takes it too."""
 SITE = "system:site"
@@ -261,7 +261,8 @@ def _ensure_browser() -> None:
 
 def _app(done: Run) -> None:
     _ensure_browser()
-    _once(done, "app", *APP_TESTS, "loadfile")  # the tests of some files share a server
+    processes = "1" if done.log else "2"  # beside others, which have to answer in time, one for longer
+    _once(done, "app", *APP_TESTS, "loadfile", "-n", processes)  # the tests of some files share a server
 
 
 def _system(done: Run) -> None:
@@ -404,7 +405,7 @@ def _soak(done: Run) -> None:
     # Two runs: the application's tests have a configuration of their own.
     failed = []
     # Nearly all of the application's time goes into two tests, which stand in one file.
-    for arguments in (("tests/soak", "-q"), (*APP_TESTS, "worksteal")):
+    for arguments in (("tests/soak", "-q"), (*APP_TESTS, "worksteal", "-n", "2")):
         try:
             _once(done, "soak", *arguments, environment={"LONGHAUL_LAB": TEST_LAB, "LONGHAUL_SOAK": "1"})
         except Failure as failure:
