@@ -74,7 +74,7 @@ def arm_directly(
     formatter = Formatter(trace)
     fresh, read, line, send = trace.fresh, formatter.read, formatter.line, sink.send
 
-    def emit(record: Record) -> None:
+    def emit(record: Record) -> bool:
         try:
             while fresh:
                 for told in read(fresh.popleft()):
@@ -82,6 +82,7 @@ def arm_directly(
             trace.lost_by_sink += send((line(record),))
         except SinkLost as lost:
             trace.stop(str(lost))
+        return True
 
     def tell(*, ended: bool) -> None:
         with contextlib.suppress(SinkLost):

@@ -96,17 +96,8 @@ def _takers(monitor: Monitor) -> Takers:
     return takers
 
 
-def _failed(monitor: Monitor) -> Callable[[Exception], None]:
-    def failed(error: Exception) -> None:
-        """End all traces, unless the program is out of stack: that is no fault, and its own RecursionError is near."""
-        if not isinstance(error, RecursionError):
-            monitor.failed(error)
-
-    return failed
-
-
 def _on_line(monitor: Monitor, takers: Takers) -> Callable[[CodeType, int], None]:
-    scope_of, of_program, failed, states = current.get, is_of_program, _failed(monitor), monitor.states
+    scope_of, of_program, failed, states = current.get, is_of_program, monitor.failed, monitor.states
 
     def on_line(code: CodeType, number: int) -> None:
         try:
@@ -120,6 +111,8 @@ def _on_line(monitor: Monitor, takers: Takers) -> Callable[[CodeType, int], None
                     trace.line(state, number, scope)
             elif not state.always:
                 monitor.foreign_line(state)
+        except RecursionError:
+            pass  # the program is nearly out of stack: it goes on, and meets the limit itself
         except Exception as error:
             if of_program(error):
                 raise
@@ -130,7 +123,7 @@ def _on_line(monitor: Monitor, takers: Takers) -> Callable[[CodeType, int], None
 
 def _on_entering(monitor: Monitor, takers: Takers) -> dict[int, Callable[..., object]]:
     getframe, disable, scope_of = sys._getframe, sys.monitoring.DISABLE, current.get
-    of_program, failed, states = is_of_program, _failed(monitor), monitor.states
+    of_program, failed, states = is_of_program, monitor.failed, monitor.states
 
     def enters(code: CodeType) -> CodeState | None:
         """Register and light code that runs now in the frame two below, if it is wanted."""
@@ -149,6 +142,8 @@ def _on_entering(monitor: Monitor, takers: Takers) -> dict[int, Callable[..., ob
             if state.lit:
                 for trace in takers(state):
                     trace.call(state, scope_of())
+        except RecursionError:
+            pass  # the program is nearly out of stack: it goes on, and meets the limit itself
         except Exception as error:
             if of_program(error):
                 raise
@@ -160,6 +155,8 @@ def _on_entering(monitor: Monitor, takers: Takers) -> dict[int, Callable[..., ob
             state = enters(code)
             if state is None or not state.scoped:
                 return disable
+        except RecursionError:
+            pass  # the program is nearly out of stack: it goes on, and meets the limit itself
         except Exception as error:
             if of_program(error):
                 raise
@@ -169,6 +166,8 @@ def _on_entering(monitor: Monitor, takers: Takers) -> dict[int, Callable[..., ob
     def on_throw(code: CodeType, _offset: int, _error: BaseException) -> None:
         try:
             enters(code)
+        except RecursionError:
+            pass  # the program is nearly out of stack: it goes on, and meets the limit itself
         except Exception as error:
             if of_program(error):
                 raise
@@ -178,7 +177,7 @@ def _on_entering(monitor: Monitor, takers: Takers) -> dict[int, Callable[..., ob
 
 
 def _on_leaving(monitor: Monitor, takers: Takers, kind: str) -> Callable[[CodeType, int, object], None]:
-    scope_of, of_program, failed, states = current.get, is_of_program, _failed(monitor), monitor.states
+    scope_of, of_program, failed, states = current.get, is_of_program, monitor.failed, monitor.states
 
     def on_leaving(code: CodeType, _offset: int, value: object) -> None:
         try:
@@ -186,6 +185,8 @@ def _on_leaving(monitor: Monitor, takers: Takers, kind: str) -> Callable[[CodeTy
             if state is not None:
                 for trace in takers(state):
                     trace.leave(state, scope_of(), kind, value)
+        except RecursionError:
+            pass  # the program is nearly out of stack: it goes on, and meets the limit itself
         except Exception as error:
             if of_program(error):
                 raise
@@ -195,7 +196,7 @@ def _on_leaving(monitor: Monitor, takers: Takers, kind: str) -> Callable[[CodeTy
 
 
 def _on_raise(monitor: Monitor, takers: Takers) -> Callable[[CodeType, int, BaseException], None]:
-    scope_of, of_program, failed, states = current.get, is_of_program, _failed(monitor), monitor.states
+    scope_of, of_program, failed, states = current.get, is_of_program, monitor.failed, monitor.states
 
     def on_raise(code: CodeType, _offset: int, raised: BaseException) -> None:
         try:
@@ -204,6 +205,8 @@ def _on_raise(monitor: Monitor, takers: Takers) -> Callable[[CodeType, int, Base
                 for trace in takers(state):
                     if trace.options.exceptions:
                         trace.fails(state, scope_of(), raised)
+        except RecursionError:
+            pass  # the program is nearly out of stack: it goes on, and meets the limit itself
         except Exception as error:
             if of_program(error):
                 raise

@@ -48,14 +48,23 @@ def run(plan: Plan, arguments: Sequence[str]) -> NoReturn:
     if flags.ignore_environment or flags.isolated or flags.no_site:
         raise ScriptError("python -E, -I and -S also keep the tracer out: use python without them")
     open_sink(plan.to, json=plan.json, **plan.syslog).close()  # type: ignore[arg-type]  # fail before the program runs
-    environment = {**os.environ, "LINETRACE_BOOT": json.dumps(asdict(plan))}
-    before = os.environ.get("PYTHONPATH")
+    environment = {**given_environment(), "LINETRACE_BOOT": json.dumps(asdict(plan))}
+    before = environment.get("PYTHONPATH")
     if before is not None:
         environment["LINETRACE_PYTHONPATH"] = before
     environment["PYTHONPATH"] = os.pathsep.join([BOOT, before] if before else [BOOT])
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *interpreter_flags(sys.orig_argv), *arguments], environment)  # noqa: S606
+
+
+def given_environment() -> dict[str, str]:
+    """The environment as this process was given it: Python may have set LC_CTYPE at its start (PEP 538)."""
+    environment = dict(os.environ)
+    with open("/proc/self/environ", "rb") as file:  # noqa: PTH123
+        if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
+            environment.pop("LC_CTYPE", None)
+    return environment
 
 
 def interpreter_flags(command: Sequence[str]) -> list[str]:

@@ -66,16 +66,8 @@ class CodeState:
         self.source: Source | None = None
 
 
-class Record(NamedTuple):
-    """What is queued. `state` is None for what the tracer says of itself."""
-
-    time: float
-    kind: str
-    state: CodeState | None
-    number: int
-    thread: int
-    scope: Scope | None
-    text: str = ""
+type Record = tuple[float, str, CodeState | None, int, int, Scope | None, str]
+"""What is queued: time, kind, code (None for what the tracer says of itself), line, thread, scope, text."""
 
 
 class Counts(NamedTuple):
@@ -142,12 +134,12 @@ class Trace:
         self._locations: dict[str, dict[int | str, count[int]]] = {}
         self._ids_shown: set[tuple[tuple[str, str], ...]] = set()
 
-    def emit(self, record: Record) -> None:
-        """Pass a record on. A trace that writes directly replaces this."""
+    def emit(self, record: Record) -> bool:
+        """Pass a record on; False if there is no room for it. A trace that writes directly replaces this."""
         if len(self.queue) >= QUEUED_RECORDS:
-            next(self._queue_full)
-        else:
-            self.queue.append(record)
+            return False
+        self.queue.append(record)
+        return True
 
     def saw(self, state: CodeState) -> None:
         """The code object is seen for the first time."""
@@ -224,7 +216,7 @@ class Trace:
                 self._ids_shown.clear()
             self._ids_shown.add(key)
             text = "## " + " ".join(f"{name}={value!r}" for name, value in key)
-            self.emit(Record(monotonic(), "ids", None, 0, get_ident(), scope, text))
+            self.emit((monotonic(), "ids", None, 0, get_ident(), scope, text))
 
     def _allowed(self, state: CodeState, place: int | str, number: int, scope: Scope | None) -> bool:
         """Count an event at its place (a line number, or a name for another event); whether it is shown."""
@@ -238,7 +230,7 @@ class Trace:
         next(self._repeated)
         if times == self.limits.per_location + 1 and type(place) is int and not self.ended:
             text = f"## shown {times - 1:,} times, from now on only counted"
-            self.emit(Record(monotonic(), "count", state, number, get_ident(), scope, text))
+            self.emit((monotonic(), "count", state, number, get_ident(), scope, text))
         return False
 
     def _values(self, state: CodeState, changed: object, scope: Scope | None) -> None:
@@ -252,15 +244,17 @@ class Trace:
         if now >= self.deadline:
             self.stop(f"its {self.limits.seconds:g} s are over")
             return
-        if next(self._taken) >= self.limits.lines:
-            self.stop(f"it has shown {self.limits.lines:,} lines")
-            return
+        number_of_all = next(self._taken)
+        if number_of_all >= self.limits.lines:
+            return  # another thread has taken the last
         if now >= self._window_ends:
             self._window_ends, self._window = now + 1.0, count()
         if next(self._window) >= self.limits.per_second:
             next(self._over_rate)
-            return
-        self.emit(Record(now, kind, state, number, get_ident(), scope, text))
+        elif not self.emit((now, kind, state, number, get_ident(), scope, text)):
+            next(self._queue_full)
+        if number_of_all == self.limits.lines - 1:
+            self.stop(f"it has shown {self.limits.lines:,} lines")
 
     def _depth(self, frame: FrameType | None) -> int:
         """How many frames of own files are on the stack, at most _DEEPEST."""

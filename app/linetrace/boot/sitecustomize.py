@@ -20,7 +20,7 @@ def _begin() -> None:
     sys.path.remove(boot)
     sys.path_importer_cache.pop(boot, None)
 
-    path, modules = sys.path[:], set(sys.modules)
+    path, modules, finders = sys.path[:], set(sys.modules), set(sys.path_importer_cache)
     given = {os.path.abspath(folder) for folder in (before or "").split(os.pathsep)}  # noqa: PTH100
     # Not the program's own `json.py`: while the tracer is imported, only the standard library and the tracer are there.
     sys.path[:] = [*(folder for folder in path if folder not in given), package]
@@ -32,11 +32,13 @@ def _begin() -> None:
         sys.stderr.write(f"linetrace: not traced: {type(error).__name__}: {error}\n")
     finally:
         sys.path[:] = path
-        # What the tracer imported, it keeps; the program imports its own, so that its `queue.py` is found.
-        for name in set(sys.modules) - modules:
-            spec = getattr(sys.modules[name], "__spec__", None)
-            if spec is None or spec.origin != "built-in":
+        # What the tracer imported, it keeps; the program imports its own, so that its `queue.py` is found. Built-in
+        # modules and codecs cannot be anything else for it; Python remembers a codec without its module.
+        for name in set(sys.modules) - modules - set(sys.builtin_module_names):
+            if not name.startswith("encodings."):
                 del sys.modules[name]
+        for folder in set(sys.path_importer_cache) - finders:
+            del sys.path_importer_cache[folder]
 
 
 if "LINETRACE_BOOT" in os.environ:
