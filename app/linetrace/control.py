@@ -26,7 +26,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from linetrace.peer import Program, peer
@@ -73,11 +73,8 @@ class _Connection:
                 python=sys.version.split()[0],
                 folders=list(self._program.folders),
             )
-            with self._connection.makefile("rb", buffering=LONGEST_MESSAGE) as messages:
-                while message := messages.readline(LONGEST_MESSAGE + 1):
-                    if not message.endswith(b"\n"):
-                        break
-                    self._follow(message)
+            for message in self._messages():
+                self._follow(message)
         except BlockingIOError:
             reason = "the client was silent for longer than its lease"
         except (OSError, SinkLost):
@@ -88,6 +85,13 @@ class _Connection:
 
                 self._trace.stop(reason)
                 wait(self._trace, SEND_SECONDS)
+
+    def _messages(self) -> Iterator[bytes]:
+        """What the client sends, line by line, until it leaves or a line is too long. Raises OSError."""
+        waiting = b""
+        while len(waiting) <= LONGEST_MESSAGE and (data := self._connection.recv(LONGEST_MESSAGE)):
+            *lines, waiting = (waiting + data).split(b"\n")
+            yield from lines
 
     def _follow(self, message: bytes) -> None:
         try:

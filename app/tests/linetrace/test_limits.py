@@ -84,7 +84,7 @@ class Slow(Recorder):
 def test_a_full_queue_drops_and_does_not_hold_up_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trace, "QUEUED_RECORDS", 50)
     loop = module(tmp_path, LOOP)
-    live = Live(tmp_path)
+    live = Live(tmp_path, limits=Limits(per_location=1000))
     live.sink = slow = Slow()
     with live:
         loop.loop(0)
