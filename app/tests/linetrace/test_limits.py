@@ -160,7 +160,10 @@ def test_an_error_of_the_tracer_ends_it_and_not_the_program(tmp_path: Path, monk
 
 
 def test_what_a_signal_handler_raises_inside_the_tracer_reaches_the_program(tmp_path: Path) -> None:
-    endless = module(tmp_path, "def spin():\n    i = 0\n    while True:\n        i += 1\n")
+    text = (
+        "import time\ndef spin():\n    end = time.monotonic() + 2\n    while time.monotonic() < end:\n        i = 1\n"
+    )
+    long = module(tmp_path, text)
 
     class Alarm(Exception):
         pass
@@ -174,7 +177,7 @@ def test_what_a_signal_handler_raises_inside_the_tracer_reaches_the_program(tmp_
             with Live(tmp_path, limits=Limits(per_location=1)) as live:
                 signal.setitimer(signal.ITIMER_REAL, 0.01)
                 with pytest.raises(Alarm):
-                    endless.spin()
+                    long.spin()
                 assert not live.trace.ended
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -182,12 +185,11 @@ def test_what_a_signal_handler_raises_inside_the_tracer_reaches_the_program(tmp_
 
 
 def test_a_keyboard_interrupt_reaches_the_program(tmp_path: Path) -> None:
-    endless = module(
-        tmp_path, "import _thread\ndef spin():\n    _thread.interrupt_main()\n    while True:\n        i = 1\n"
-    )
+    text = "import _thread\ndef spin():\n    _thread.interrupt_main()\n    for _ in range(10**6):\n        i = 1\n"
+    long = module(tmp_path, text)
     with Live(tmp_path) as live:
         with pytest.raises(KeyboardInterrupt):
-            endless.spin()
+            long.spin()
         assert not live.trace.ended
 
 

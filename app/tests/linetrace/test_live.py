@@ -74,10 +74,12 @@ def test_a_loop_that_is_already_running_in_another_thread(tmp_path: Path) -> Non
     thread = threading.Thread(target=busy.spin, args=(stop, ready))
     thread.start()
     ready.wait()
-    with Live(tmp_path) as live:
-        until(lambda: len(live.sink.numbers) > 9)
-    stop.set()
-    thread.join()
+    try:
+        with Live(tmp_path) as live:
+            until(lambda: len(live.sink.numbers) > 9)
+    finally:
+        stop.set()
+        thread.join()
     assert set(live.lines) == {19, 20, 21}
 
 
@@ -85,10 +87,12 @@ def test_a_loop_without_any_call_that_is_already_running(tmp_path: Path) -> None
     busy = module(tmp_path, "stop = []\ndef spin():\n    i = 0\n    while not stop:\n        i += 1\n")
     thread = threading.Thread(target=busy.spin)
     thread.start()
-    with Live(tmp_path) as live:
-        until(lambda: len(live.sink.numbers) > 9)
-    busy.stop.append(1)
-    thread.join()
+    try:
+        with Live(tmp_path) as live:
+            until(lambda: len(live.sink.numbers) > 9)
+    finally:
+        busy.stop.append(1)
+        thread.join()
     assert set(live.lines) == {4, 5}
 
 
