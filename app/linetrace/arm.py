@@ -70,11 +70,9 @@ def arm_directly(
     Returns what the program calls as its last: it writes how often lines were executed that were only counted. Child
     processes made by `os.fork` are traced too. Raises NoFreeTool.
     """
-    trace = _new(folders, None, limits or Limits.of_script(), options, ids)
-    formatter = Formatter(trace)
-    fresh, read, line, send = trace.fresh, formatter.read, formatter.line, sink.send
+    send = sink.send
 
-    def emit(record: Record) -> bool:
+    def direct(record: Record) -> None:
         try:
             while fresh:
                 for told in read(fresh.popleft()):
@@ -82,7 +80,6 @@ def arm_directly(
             trace.lost_by_sink += send((line(record),))
         except SinkLost as lost:
             trace.stop(str(lost))
-        return True
 
     def tell(*, ended: bool) -> None:
         with contextlib.suppress(SinkLost):
@@ -93,7 +90,9 @@ def arm_directly(
         if not trace.ended:
             tell(ended=trace.counts.dropped > 0)
 
-    trace.emit = emit  # type: ignore[method-assign]  # see Trace.emit
+    trace = _new(folders, None, limits or Limits.of_script(), options, ids, direct=direct)
+    formatter = Formatter(trace)
+    fresh, read, line = trace.fresh, formatter.read, formatter.line
     MONITOR.add(trace)
     disarm = trace.on_stop
 
@@ -111,6 +110,8 @@ def _new(
     limits: Limits,
     options: Options | None,
     ids: Mapping[str, str] | None,
+    *,
+    direct: Callable[[Record], None] | None = None,
 ) -> Trace:
     return Trace(
         OwnFiles(folders),
@@ -118,6 +119,7 @@ def _new(
         limits=limits,
         options=options or Options(),
         ids=ids or {},
+        direct=direct,
     )
 
 

@@ -16,10 +16,11 @@ class Scope:
     """The ids of a piece of work, and what the tracer has decided about it.
 
     `ids` are texts by name. `method` and `path` are those of the request, on its outermost scope. `marks` are the
-    traces that a token began for it. `takers` are the traces that want the lines, valid for the tracer's `generation`.
+    traces that a token began for it. `takers` are the traces that want the lines, valid for the tracer's `generation`;
+    `foreign` is that generation if there are none.
     """
 
-    __slots__ = ("_around", "generation", "ids", "marks", "method", "path", "takers")
+    __slots__ = ("_around", "foreign", "generation", "ids", "marks", "method", "path", "takers")
 
     def __init__(self, ids: dict[str, str], *, method: str = "", path: str = "", around: Scope | None = None) -> None:
         self.ids = ids
@@ -27,6 +28,7 @@ class Scope:
         self.path = path
         self.marks: tuple[Any, ...] = ()
         self.generation = -1
+        self.foreign = -1
         self.takers: tuple[Any, ...] = ()
         self._around = around
 
@@ -150,6 +152,6 @@ def add(**ids: str | int | None) -> None:
     known = texts(ids)
     for each in {scope, scope.outermost}:
         each.ids = each.ids | known
-        each.generation = -1
+        each.generation = each.foreign = -1
     if _watcher is not None:
         _watcher.changed(scope)

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from linetrace.clock import monotonic
 from linetrace.formatting import Formatter
+from linetrace.monitor import MONITOR
 from linetrace.record import Line
 from linetrace.sinks import Sink, SinkLost
 from linetrace.trace import Counts, Trace
@@ -79,6 +80,7 @@ class Drain:
         if now >= self._report_at:
             self._report_at = now + REPORT_SECONDS
             lines += self._drops()
+            MONITOR.discover()
             self._on_tick(trace.counts, max(0.0, trace.deadline - now))
         if lines:
             self._send(lines)

@@ -31,6 +31,8 @@ EVENTS = (
     _events.PY_YIELD,
     _events.RAISE,
 )
+ENOUGH_STARTS = 1_000
+"""Starts of known code in a row, after which starts are only looked at for selected scopes."""
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep  # noqa: PTH100, PTH120  # pathlib is slow to import
 
 
@@ -71,7 +73,8 @@ def callbacks(monitor: Monitor) -> dict[int, Callable[..., Any]]:
     takers = _takers(monitor)
     return {
         _events.LINE: _on_line(monitor, takers),
-        **_on_entering(monitor, takers),
+        _events.PY_RESUME: _on_resume(monitor, takers),
+        _events.PY_THROW: _on_throw(monitor, takers),
         _events.PY_RETURN: _on_leaving(monitor, takers, "return"),
         _events.PY_YIELD: _on_leaving(monitor, takers, "yield"),
         _events.RAISE: _on_raise(monitor, takers),
@@ -91,6 +94,8 @@ def _takers(monitor: Monitor) -> Takers:
         chosen = scope.takers if scope.generation == monitor.generation else monitor.takers(scope)
         if not chosen:
             return state.always
+        if chosen == state.scoped and not state.always:
+            return chosen
         return (*state.always, *(trace for trace in chosen if trace in state.scoped))
 
     return takers
@@ -121,9 +126,8 @@ def _on_line(monitor: Monitor, takers: Takers) -> Callable[[CodeType, int], None
     return on_line
 
 
-def _on_entering(monitor: Monitor, takers: Takers) -> dict[int, Callable[..., object]]:
-    getframe, disable, scope_of = sys._getframe, sys.monitoring.DISABLE, current.get
-    of_program, failed, states = is_of_program, monitor.failed, monitor.states
+def _enters(monitor: Monitor, takers: Takers) -> Callable[[CodeType], CodeState | None]:
+    getframe, states = sys._getframe, monitor.states
 
     def enters(code: CodeType) -> CodeState | None:
         """Register and light code that runs now in the frame two below, if it is wanted."""
@@ -134,21 +138,71 @@ def _on_entering(monitor: Monitor, takers: Takers) -> dict[int, Callable[..., ob
             monitor.light(state)
         return state
 
-    def on_start(code: CodeType, _offset: int) -> object:
-        try:
-            state = enters(code)
-            if state is None:
-                return disable
-            if state.lit:
-                for trace in takers(state):
-                    trace.call(state, scope_of())
-        except RecursionError:
-            pass  # the program is nearly out of stack: it goes on, and meets the limit itself
-        except Exception as error:
-            if of_program(error):
-                raise
-            failed(error)
-        return None
+    return enters
+
+
+class Starts:
+    """The callbacks of function starts: what other requests pay for each call of an own function while one is traced.
+
+    The thorough one registers own code and turns the starts of library code off. When it has met nothing new for
+    ENOUGH_STARTS, the quick one takes its place, which only looks whether the scope is selected, and costs half. The
+    thorough one comes back for a while each second, since a program may run other libraries later.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._enters = _enters(monitor, _takers(monitor))
+
+    def discover(self, tool: int) -> None:
+        """Make the thorough callback the one in force, for the present traces."""
+        monitor, enters, known = self._monitor, self._enters, 0
+        scope_of, disable, takers = current.get, sys.monitoring.DISABLE, _takers(self._monitor)
+        of_program, failed = is_of_program, monitor.failed
+        generation, register, event = monitor.generation, sys.monitoring.register_callback, _events.PY_START
+        quick_allowed, wants_calls = monitor.only_scopes, monitor.wants_calls
+
+        def thorough(code: CodeType, _offset: int) -> object:
+            nonlocal known
+            try:
+                state = enters(code)
+                if state is None:
+                    known = 0
+                    return disable
+                if state.lit and wants_calls:
+                    for trace in takers(state):
+                        trace.call(state, scope_of())
+                known += 1
+                if known > ENOUGH_STARTS and quick_allowed and generation == monitor.generation:
+                    known = 0
+                    register(tool, event, quick)
+            except RecursionError:
+                pass  # the program is nearly out of stack: it goes on, and meets the limit itself
+            except Exception as error:
+                if of_program(error):
+                    raise
+                failed(error)
+            return None
+
+        def quick(code: CodeType, _offset: int) -> object:
+            scope = scope_of()
+            if scope is None or scope.foreign == generation:
+                return None
+            try:
+                return disable if enters(code) is None else None
+            except RecursionError:
+                pass
+            except Exception as error:
+                if of_program(error):
+                    raise
+                failed(error)
+            return None
+
+        register(tool, event, thorough)
+
+
+def _on_resume(monitor: Monitor, takers: Takers) -> Callable[[CodeType, int], object]:
+    enters, disable = _enters(monitor, takers), sys.monitoring.DISABLE
+    of_program, failed = is_of_program, monitor.failed
 
     def on_resume(code: CodeType, _offset: int) -> object:
         try:
@@ -163,6 +217,12 @@ def _on_entering(monitor: Monitor, takers: Takers) -> dict[int, Callable[..., ob
             failed(error)
         return None
 
+    return on_resume
+
+
+def _on_throw(monitor: Monitor, takers: Takers) -> Callable[[CodeType, int, BaseException], None]:
+    enters, of_program, failed = _enters(monitor, takers), is_of_program, monitor.failed
+
     def on_throw(code: CodeType, _offset: int, _error: BaseException) -> None:
         try:
             enters(code)
@@ -173,7 +233,7 @@ def _on_entering(monitor: Monitor, takers: Takers) -> dict[int, Callable[..., ob
                 raise
             failed(error)
 
-    return {_events.PY_START: on_start, _events.PY_RESUME: on_resume, _events.PY_THROW: on_throw}
+    return on_throw
 
 
 def _on_leaving(monitor: Monitor, takers: Takers, kind: str) -> Callable[[CodeType, int, object], None]:

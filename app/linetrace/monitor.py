@@ -48,7 +48,10 @@ class Monitor:
         self.generation = 0
         self.states: dict[int, CodeState] = {}
         self.tool: int | None = None
+        self.wants_calls = False
+        """Whether any trace shows calls, or must know when frames start."""
         self._lock = RLock()
+        self._starts: guarded.Starts | None = None
 
     # --- Traces come and go -----------------------------------------------------------------------------------------
 
@@ -82,6 +85,17 @@ class Monitor:
         """In a child process: the lock may be held by a thread that does not exist here."""
         self._lock = RLock()
 
+    def discover(self) -> None:
+        """Look at the starts of all functions again, for a while; see guarded.Starts. Called each second."""
+        with self._lock:
+            if self.tool is not None and self._starts is not None:
+                self._starts.discover(self.tool)
+
+    @property
+    def only_scopes(self) -> bool:
+        """Whether code that runs in no selected scope is nothing to any trace."""
+        return not self.wants_calls and all(trace.chooser.by_scope for trace in self.traces)
+
     def code_with_events(self) -> int:
         """How many code objects have line events now."""
         return sum(state.lit for state in list(self.states.values()))
@@ -104,6 +118,7 @@ class Monitor:
             self.tool = tool
             for event, callback in guarded.callbacks(self).items():
                 _monitoring.register_callback(tool, event, callback)
+            self._starts = guarded.Starts(self)
             return
         holders = " and ".join(f"{_monitoring.get_tool(tool)} ({tool})" for tool in TOOL_IDS)
         raise NoFreeTool(f"the places {TOOL_IDS} of sys.monitoring are held by {holders}")
@@ -124,6 +139,7 @@ class Monitor:
         assert self.tool is not None
         self.generation += 1
         options = [trace.options for trace in self.traces]
+        self.wants_calls = any(each.calls or each.values for each in options)
         self._lit_events = _events.LINE | _events.PY_START
         if any(each.returns or each.values for each in options):
             self._lit_events |= _events.PY_RETURN
@@ -136,6 +152,7 @@ class Monitor:
             self._assign(state)
         if self.traces:
             _monitoring.set_events(self.tool, everywhere)
+            self.discover()
 
     # --- Code objects -----------------------------------------------------------------------------------------------
 
@@ -234,6 +251,7 @@ class Monitor:
             generation = self.generation
             marks = scope.outermost.marks
             scope.takers = tuple(trace for trace in self.traces if trace in marks or trace.chooser.wants(scope))
+            scope.foreign = -1 if scope.takers else generation
             scope.generation = generation
         return scope.takers
 
@@ -260,6 +278,7 @@ class Monitor:
                 trace.chooser.offer(scope, begins=begins)
                 if trace.chooser.follow(scope):
                     self.generation += 1
+                    self.discover()
         if takers := self.takers(scope):
             for trace in takers:
                 trace.knows(scope)

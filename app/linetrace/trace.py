@@ -107,8 +107,10 @@ class Trace:
         limits: Limits,
         options: Options,
         ids: Mapping[str, str],
+        direct: Callable[[Record], None] | None = None,
     ) -> None:
         self.files = files
+        self.direct = direct
         self.limits = limits
         self.options = options
         self.ids = dict(ids)
@@ -130,16 +132,17 @@ class Trace:
         self._shower = Shower(options.allow_repr, options.secrets)
         self._changes = Changes(options.values, self._shower) if options.values else None
         self._taken, self._over_rate, self._queue_full, self._repeated = count(), count(), count(), count()
-        self._window_ends, self._window = self.began + 1.0, count()
         self._locations: dict[str, dict[int | str, count[int]]] = {}
         self._ids_shown: set[tuple[tuple[str, str], ...]] = set()
+        self._take = self._make_take()
+        self.line = self._make_line()
 
-    def emit(self, record: Record) -> bool:
-        """Pass a record on; False if there is no room for it. A trace that writes directly replaces this."""
-        if len(self.queue) >= QUEUED_RECORDS:
-            return False
-        self.queue.append(record)
-        return True
+    def emit(self, record: Record) -> None:
+        """Pass on what counts as no line of its own."""
+        if self.direct is not None:
+            self.direct(record)
+        elif len(self.queue) < QUEUED_RECORDS:
+            self.queue.append(record)
 
     def saw(self, state: CodeState) -> None:
         """The code object is seen for the first time."""
@@ -172,19 +175,33 @@ class Trace:
 
     # --- Called in the threads of the program, by the monitor -------------------------------------------------------
 
-    def line(self, state: CodeState, number: int, scope: Scope | None) -> None:
-        """A line of the frame two below begins."""
-        if self._allowed(state, number, number, scope):
-            if self._changes is not None:
-                self._values(state, self._changes.at(_getframe(2), number), scope)
-            self._take("line", state, number, scope, "")
+    def _make_line(self) -> Callable[[CodeState, int, Scope | None], None]:
+        """The function that takes a line of the frame two below. Most of the time of a trace is spent here."""
+        slot, changes, counted = self.slot, self._changes, self._counted
+        per_location = self.limits.per_location
+
+        def line(state: CodeState, number: int, scope: Scope | None) -> None:
+            places = state.locations[slot]
+            counter = places.get(number)
+            if counter is None:
+                counter = places.setdefault(number, count(1))
+            times = next(counter)
+            if times > per_location:
+                counted(times, state, number, scope)
+                return
+            if changes is not None:
+                self._values(state, changes.at(_getframe(2), number), scope)
+            take("line", state, number, scope, "")
+
+        take = self._take
+        return line
 
     def call(self, state: CodeState, scope: Scope | None) -> None:
         """The frame two below starts."""
         frame = _getframe(2)
         if self._changes is not None:
             self._changes.begin(frame)
-        if self.options.calls and self._allowed(state, "call", state.code.co_firstlineno, scope):
+        if self.options.calls and self._allowed(state, "call"):
             names = _parameters(state.code)
             arguments = self._shower.arguments(names, frame.f_locals) if names else ""
             text = f"-> {state.name}({arguments}) depth {self._depth(frame)}"
@@ -194,7 +211,7 @@ class Trace:
         """The frame two below returns or yields."""
         frame = _getframe(2)
         number = frame.f_lineno or state.code.co_firstlineno
-        if not self._allowed(state, f"{kind} {number}", number, scope):
+        if not self._allowed(state, f"{kind} {number}"):
             return
         if self._changes is not None and kind == "return":
             self._values(state, self._changes.end(frame), scope)
@@ -205,7 +222,7 @@ class Trace:
     def fails(self, state: CodeState, scope: Scope | None, error: BaseException) -> None:
         """An exception is raised in the frame two below, or arrives there."""
         number = _getframe(2).f_lineno or state.code.co_firstlineno
-        if self._allowed(state, f"exception {number}", number, scope):
+        if self._allowed(state, f"exception {number}"):
             self._take("exception", state, number, scope, f"!! {self._shower.exception(error)}")
 
     def knows(self, scope: Scope) -> None:
@@ -218,43 +235,61 @@ class Trace:
             text = "## " + " ".join(f"{name}={value!r}" for name, value in key)
             self.emit((monotonic(), "ids", None, 0, get_ident(), scope, text))
 
-    def _allowed(self, state: CodeState, place: int | str, number: int, scope: Scope | None) -> bool:
-        """Count an event at its place (a line number, or a name for another event); whether it is shown."""
+    def _allowed(self, state: CodeState, place: str) -> bool:
+        """Count an event other than a line at its place; whether it is shown."""
         places = state.locations[self.slot]
         counter = places.get(place)
         if counter is None:
             counter = places.setdefault(place, count(1))
         times = next(counter)
-        if times <= self.limits.per_location:
-            return True
+        if times > self.limits.per_location:
+            next(self._repeated)
+            return False
+        return True
+
+    def _counted(self, times: int, state: CodeState, number: int, scope: Scope | None) -> None:
+        """A line beyond the limit of its location: said once."""
         next(self._repeated)
-        if times == self.limits.per_location + 1 and type(place) is int and not self.ended:
+        if times == self.limits.per_location + 1 and not self.ended:
             text = f"## shown {times - 1:,} times, from now on only counted"
             self.emit((monotonic(), "count", state, number, get_ident(), scope, text))
-        return False
 
     def _values(self, state: CodeState, changed: object, scope: Scope | None) -> None:
         for number, text in changed:  # type: ignore[attr-defined]  # an iterator of Changes
             self._take("value", state, number, scope, f"== {text}")
 
-    def _take(self, kind: str, state: CodeState, number: int, scope: Scope | None, text: str) -> None:
-        if self.ended:
-            return
-        now = monotonic()
-        if now >= self.deadline:
-            self.stop(f"its {self.limits.seconds:g} s are over")
-            return
-        number_of_all = next(self._taken)
-        if number_of_all >= self.limits.lines:
-            return  # another thread has taken the last
-        if now >= self._window_ends:
-            self._window_ends, self._window = now + 1.0, count()
-        if next(self._window) >= self.limits.per_second:
-            next(self._over_rate)
-        elif not self.emit((now, kind, state, number, get_ident(), scope, text)):
-            next(self._queue_full)
-        if number_of_all == self.limits.lines - 1:
-            self.stop(f"it has shown {self.limits.lines:,} lines")
+    def _make_take(self) -> Callable[[str, CodeState, int, Scope | None, str], None]:
+        """The function that passes on what is shown, within the limits: kind, code, line, scope and text."""
+        limits, queue, append, deadline = self.limits, self.queue, self.queue.append, self.deadline
+        taken, queue_full, over_rate = self._taken, self._queue_full, self._over_rate
+        last, per_second, bound, direct = limits.lines - 1, limits.per_second, QUEUED_RECORDS, self.direct
+        window_ends, window = self.began + 1.0, count()
+
+        def take(kind: str, state: CodeState, number: int, scope: Scope | None, text: str) -> None:
+            nonlocal window_ends, window
+            if self.ended:
+                return
+            now = monotonic()
+            if now >= deadline:
+                self.stop(f"its {limits.seconds:g} s are over")
+                return
+            number_of_all = next(taken)
+            if number_of_all > last:
+                return  # another thread has taken the last
+            if now >= window_ends:
+                window_ends, window = now + 1.0, count()
+            if next(window) >= per_second:
+                next(over_rate)
+            elif direct is not None:
+                direct((now, kind, state, number, get_ident(), scope, text))
+            elif len(queue) < bound:
+                append((now, kind, state, number, get_ident(), scope, text))
+            else:
+                next(queue_full)
+            if number_of_all == last:
+                self.stop(f"it has shown {limits.lines:,} lines")
+
+        return take
 
     def _depth(self, frame: FrameType | None) -> int:
         """How many frames of own files are on the stack, at most _DEEPEST."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import linetrace
-from linetrace import Limits, Options, Selection, arm
+from linetrace import Limits, Options, Selection, arm, guarded
 from linetrace.monitor import MONITOR, NoFreeTool
 from tests.linetrace.running import Live, Recorder, module, nothing_is_armed
 
@@ -386,3 +386,35 @@ def test_program_objects_are_not_kept_alive(tmp_path: Path) -> None:
         thing = made.make()
         kept = gc.get_referrers(thing)
         assert all(referrer is sys._getframe() or isinstance(referrer, type(sys._getframe())) for referrer in kept)
+
+
+def test_what_others_do_often_does_not_hide_the_selected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "ENOUGH_STARTS", 10)
+    busy = module(tmp_path, BUSY)
+    with Live(tmp_path, selection=Selection.next(follow="upload")) as live:
+        for _ in range(30):  # the quick callback of starts is in force now
+            busy.other(1)
+        late = module(tmp_path, "def f(x):\n    return x\n")
+        with linetrace.request("GET", "/", upload="u1"):
+            late.f(busy.other(1))
+        for _ in range(30):
+            late.f(1)
+        with linetrace.bound(upload="u1"):
+            late.f(busy.other(1))
+        with linetrace.bound(upload="u2"):
+            late.f(busy.other(1))
+    assert [(line.module, line.number) for line in live.sink.lines if line.kind == "line"] == [
+        (busy.__name__, 10),
+        (late.__name__, 2),
+    ] * 2
+
+
+def test_a_scope_becomes_selected_though_it_was_foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "ENOUGH_STARTS", 10)
+    busy = module(tmp_path, BUSY)
+    with Live(tmp_path, selection=Selection.of(user="ann")) as live, linetrace.request("GET", "/"):
+        for _ in range(30):
+            busy.other(1)
+        linetrace.add(user="ann")
+        busy.other(1)
+    assert live.lines == [10]
