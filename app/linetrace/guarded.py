@@ -109,7 +109,7 @@ def _on_line(monitor: Monitor, takers: Takers) -> Callable[[CodeType, int], None
             state = states.get(id(code))
             if state is None:
                 return
-            taking = takers(state)
+            taking = takers(state) if state.scoped else state.always
             if taking:
                 scope = scope_of()
                 for trace in taking:
