@@ -7,6 +7,7 @@ Entering and leaving costs about a microsecond while nothing is traced. A tracer
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Protocol
@@ -78,8 +79,12 @@ def enter(scope: Scope, *, begins: bool = False) -> Token[Scope | None]:
 
 
 def leave(token: Token[Scope | None]) -> None:
-    """Go back to the scope before `enter`."""
-    current.reset(token)
+    """Go back to the scope before `enter`.
+
+    Does nothing in another context than that of `enter`: frameworks end some generators elsewhere.
+    """
+    with suppress(ValueError):
+        current.reset(token)
 
 
 def finish(scope: Scope) -> None:

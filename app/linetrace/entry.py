@@ -66,7 +66,7 @@ class Entry:
 
         try:
             grant = tokens.check(key, self._environment, token)
-        except tokens.TokenRefused as refused:
+        except (tokens.TokenRefused, ValueError) as refused:  # ValueError: the key is too short
             log.warning("token refused: %s", refused, extra=scope.ids)
             return
         self._traces = [trace for trace in self._traces if not trace.ended]

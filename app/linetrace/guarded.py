@@ -172,7 +172,7 @@ class Starts:
                     for trace in takers(state):
                         trace.call(state, scope_of())
                 known += 1
-                if known > ENOUGH_STARTS and quick_allowed and generation == monitor.generation:
+                if known > ENOUGH_STARTS and quick_allowed and monitor.tool == tool:
                     known = 0
                     register(tool, event, quick)
             except RecursionError:
