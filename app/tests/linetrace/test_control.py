@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -21,7 +19,7 @@ import pytest
 import linetrace
 from linetrace import listener, peer
 from linetrace.control import PROTOCOL
-from tests.linetrace.running import PACKAGE, module, nothing_is_armed, write
+from tests.linetrace.running import module, nothing_is_armed
 
 NOBODY = 65_534
 
@@ -305,138 +303,6 @@ def test_a_forked_child_listens_on_a_socket_of_its_own(place: Place, tmp_path: P
     own.close()
     os.close(writing)
     os.waitpid(child, 0)
-
-
-SERVER = """\
-import sys, time
-import linetrace
-linetrace.listen(".", "server", ["."])
-print(sorted(name for name in sys.modules if "linetrace" in name), flush=True)
-def work(n):
-    return n + 1
-while True:
-    with linetrace.request("GET", "/work"):
-        work(1)
-    time.sleep(0.01)
-"""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A process that listens and works; its socket."""
-    write(tmp_path, {"main.py": SERVER})
-    environment = {"PYTHONPATH": str(PACKAGE.parent)}
-    process = subprocess.Popen(
-        [sys.executable, "main.py"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    # Nothing but the listener, which every process has, until somebody connects.
-    assert process.stdout.readline() == "['linetrace', 'linetrace.listener', 'linetrace.peer']\n"
-    yield process, tmp_path / f"server-{process.pid}.sock"
-    process.kill()
-    process.wait()
-    process.stdout.close()
-
-
-def attach(*words: str | Path) -> subprocess.Popen[str]:
-    """The command, running."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "linetrace", "attach", *map(str, words)],
-        env={"PYTHONPATH": str(PACKAGE.parent), "LOGNAME": "ann"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_the_command_shows_lines_and_ends_at_its_limit(server: tuple[subprocess.Popen[str], Path]) -> None:
-    process, path = server
-    command = attach(path, "--function", "work", "--lines", "2")
-    output, errors = command.communicate(timeout=20)
-    assert (command.returncode, output) == (0, "__main__:6:     return n + 1\n" * 2)
-    assert errors == ("linetrace: armed: __main__.work\nlinetrace: ended: it has shown 2 lines; 2 lines, 0 dropped\n")
-    assert process.poll() is None
-
-
-def test_the_command_ends_the_trace_at_ctrl_c_and_the_process_is_disarmed(
-    server: tuple[subprocess.Popen[str], Path],
-) -> None:
-    _, path = server
-    command = attach(path, "--json")
-    assert command.stdout is not None
-    while json.loads(command.stdout.readline())["type"] != "line":
-        pass
-    command.send_signal(signal.SIGINT)
-    output, _ = command.communicate(timeout=20)
-    assert command.returncode == 0
-    assert json.loads(output.splitlines()[-1])["reason"] == "the client ended it"
-    status = attach(path, "--status")
-    found = json.loads(status.communicate(timeout=20)[0])
-    assert (found["traces"], found["tool"], found["code_with_events"]) == ([], None, 0)
-
-
-def test_killing_the_command_disarms_the_process(server: tuple[subprocess.Popen[str], Path]) -> None:
-    _, path = server
-    command = attach(path)
-    assert command.stdout is not None
-    command.stdout.readline()
-    command.kill()
-    command.communicate()
-    client = Client(path)
-    deadline = time.monotonic() + 5
-    while True:
-        client.say("status")
-        if client.hear("status")["tool"] is None:
-            break
-        assert time.monotonic() < deadline
-    client.close()
-
-
-def test_the_command_ends_when_its_input_ends(server: tuple[subprocess.Popen[str], Path]) -> None:
-    _, path = server
-    command = attach(path, "--while-fed", "30")
-    assert command.stdout is not None
-    command.stdout.readline()
-    _, errors = command.communicate(timeout=20)
-    assert command.returncode == 0
-    assert "ended: the client ended it" in errors
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "reason"),
-    [
-        (["/no/such.sock"], 1, "there is no such socket"),
-        (["SOCKET", "--lines", "0"], 2, "lines is above 0"),
-        (["SOCKET", "--next", "--job", "5"], 2, "--next is for requests that have no id yet"),
-        (["SOCKET", "--to", "mail"], 1, "refused: a trace goes to client or syslog, not mail"),
-        (["SOCKET", "--to", "syslog"], 1, "refused: there is no syslog at /dev/log"),
-    ],
-)
-def test_what_goes_wrong_is_said(
-    server: tuple[subprocess.Popen[str], Path], words: list[str], code: int, reason: str
-) -> None:
-    _, path = server
-    command = attach(*[str(path) if word == "SOCKET" else word for word in words])
-    _, errors = command.communicate(timeout=20)
-    if reason.endswith("/dev/log") and Path("/dev/log").exists():
-        assert command.returncode == 0
-    else:
-        assert command.returncode == code
-        assert reason in errors
-
-
-def test_the_end_of_the_process_is_said(server: tuple[subprocess.Popen[str], Path]) -> None:
-    process, path = server
-    command = attach(path)
-    assert command.stdout is not None
-    command.stdout.readline()
-    process.kill()
-    _, errors = command.communicate(timeout=20)
-    assert command.returncode == 1
-    assert "the connection was lost" in errors
-    dead = attach(path)
-    assert "nobody listens: the process has ended" in dead.communicate(timeout=20)[1]
 
 
 def test_a_listening_process_has_one_more_thread_and_nothing_else(tmp_path: Path) -> None:
