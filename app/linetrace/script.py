@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.machinery import PathFinder
 from typing import Any, NoReturn
@@ -61,7 +62,7 @@ def run(plan: Plan, arguments: Sequence[str]) -> NoReturn:
 def given_environment() -> dict[str, str]:
     """The environment as this process was given it: Python may have set LC_CTYPE at its start (PEP 538)."""
     environment = dict(os.environ)
-    with open("/proc/self/environ", "rb") as file:  # noqa: PTH123
+    with suppress(OSError), open("/proc/self/environ", "rb") as file:  # noqa: PTH123  # no /proc: kept
         if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
             environment.pop("LC_CTYPE", None)
     return environment
