@@ -22,7 +22,7 @@ from ops.paths import APP, DOCS, FRONTEND, ROLES, ROOT
 
 # Longer defaults are only pointed to: a table is for reading.
 LONGEST_DEFAULT = 60
-PACKAGES = (ROOT / "ops", APP / "longhaul")
+PACKAGES = (ROOT / "ops", APP / "linetrace", APP / "longhaul")
 SCRIPTS = FRONTEND / "src"
 
 
@@ -49,7 +49,7 @@ def with_part(page: Path, name: str, part: str) -> str:
 
 
 def modules() -> str:
-    """Every module of ops/, app/longhaul and the frontend, by folder, with the first sentence of its docstring."""
+    """Every module of ops/, of app/ and of the frontend, by folder, with the first sentence of its docstring."""
     lines: list[str] = []
     for package in PACKAGES:
         for folder in [package, *sorted(path.parent for path in package.rglob("*/__init__.py"))]:
