@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from linetrace.context import add, bound, request
+    from linetrace.context import add, bound, job, request
     from linetrace.limits import Limits, Options
     from linetrace.listener import Listener, listen
     from linetrace.selection import Selection
     from linetrace.trace import Trace
 
-__all__ = ["Limits", "Listener", "Options", "Selection", "Trace", "add", "bound", "listen", "request", "start"]
+__all__ = ["Limits", "Listener", "Options", "Selection", "Trace", "add", "bound", "job", "listen", "request", "start"]
 
 _WHERE = {
     "Limits": "limits",
@@ -36,6 +36,7 @@ _WHERE = {
     "Trace": "trace",
     "add": "context",
     "bound": "context",
+    "job": "context",
     "listen": "listener",
     "request": "context",
 }

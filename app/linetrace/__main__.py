@@ -1,4 +1,4 @@
-"""The command `python -m linetrace`: traces a script or a module from its start, or attaches to a running process.
+"""The command `python -m linetrace`: traces a script or a module from its start, or attaches to running processes.
 
 Exit codes: those of the traced program; 2 wrong usage. `attach` has its own, see attach.py.
 """
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m linetrace",
         usage="%(prog)s [options] script.py [arguments]\n       %(prog)s [options] -m module [arguments]\n"
-        "       %(prog)s attach SOCKET [options]",
+        "       %(prog)s attach SOCKET... [options]\n       %(prog)s token ENVIRONMENT [options]",
         description="Show each line that a program executes, of its own files only: module:lineno: source.",
     )
     made.add_argument(
@@ -51,6 +51,10 @@ def main(words: list[str]) -> NoReturn:
         from linetrace import attach
 
         sys.exit(attach.main(words[1:]))
+    if words[:1] == ["token"]:
+        from linetrace import tokens
+
+        sys.exit(tokens.main(words[1:]))
     command = parser()
     given = command.parse_args(words)
     program = ["-m", *given.module] if given.module else given.script

@@ -1,49 +1,51 @@
-"""The command `python -m linetrace attach SOCKET`: traces a running process that listens, and prints the lines.
+"""The command `python -m linetrace attach SOCKET...`: traces running processes that listen, and prints the lines.
 
-Lines go to standard output, what is said about them to standard error; with `--json` all messages go to standard output
-as control.py describes them. Ctrl-C ends the trace and waits until the process has said that nothing is armed any more.
+Lines go to standard output, what is said about them to standard error. With `--json` all messages go to standard output
+as control.py describes them, each with the `process` that it is from. Ctrl-C ends the traces and waits until each
+process has said that its trace is over.
 
-Exit codes: 0 the trace ended at a limit or as wanted, 1 it was refused or the connection was lost, 2 wrong usage.
+`--status` and `--stacks` trace nothing. They print a JSON object: process -> its answer as control.py describes it, or
+`error`.
+
+With `--while-fed`, a caller sends a line to standard input now and then: an empty one, or `follow ID`, which goes to
+the processes as the message `follow`.
+
+Exit codes: 0 all traces ended at a limit or as wanted, 1 a process refused, did not answer or its connection was lost,
+2 wrong usage.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import getpass
 import json
 import os
-import select
-import signal
-import socket
 import sys
-import time
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from linetrace import options
+from linetrace.client import LEASE_SECONDS, AttachError, Clients, answers, sockets, tell
 from linetrace.control import PROTOCOL
 from linetrace.limits import LimitError, Limits
-from linetrace.record import Line, as_text
 from linetrace.selection import Selection
 
-DONE, FAILED, USAGE = 0, 1, 2
-ALIVE_SECONDS = 1.0
-LEASE_SECONDS = 5
-"""The process ends the trace if it hears nothing for so long: this command was stopped, or its host is gone."""
-ENDING_SECONDS = 10.0
-
-
-class AttachError(Exception):
-    """The process cannot be reached, or refuses. The text says why."""
+FAILED, USAGE = 1, 2
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m linetrace attach", description="Trace a running process.")
-    made.add_argument("socket", help="the control socket of the process")
-    made.add_argument("--status", action="store_true", help="say what is armed in the process, and end")
-    made.add_argument("--json", action="store_true", help="print the messages of the process")
+    made = argparse.ArgumentParser(prog="python -m linetrace attach", description="Trace running processes.")
+    made.add_argument(
+        "socket", nargs="*", help="the control socket of a process, or a folder: the processes that listen in it"
+    )
+    made.add_argument(
+        "--pid", type=int, help="instead of a socket: a process of Python 3.14 or newer that does not listen"
+    )
+    asked = made.add_mutually_exclusive_group()
+    asked.add_argument("--status", action="store_true", help="say what is armed in the processes, as JSON, and end")
+    asked.add_argument("--stacks", action="store_true", help="say where their threads and tasks are, as JSON, and end")
+    made.add_argument("--json", action="store_true", help="print the messages of the processes")
     made.add_argument("--to", default="client", help="client, syslog (of the process's host), or both with a comma")
     made.add_argument("--own", action="append", metavar="PATH", help="a folder to trace, instead of the program's own")
     made.add_argument("--id", action="append", default=[], metavar="NAME=VALUE", help="an id to put on each line")
@@ -72,19 +74,29 @@ def main(words: list[str]) -> int:
     """Run the command line and return its exit code."""
     command = parser()
     given = command.parse_args(words)
+    if bool(given.socket) == (given.pid is not None):
+        command.error("name sockets or folders of them, or a process with --pid")
     try:
         message = arming(given)
     except (LimitError, ValueError) as error:
         command.print_usage(sys.stderr)
-        _tell(str(error))
+        tell(str(error))
         return USAGE
     try:
-        with connect(given.socket) as connection:
-            if given.status:
-                return _status(connection)
-            return _Client(connection, given).run(message)
+        paths = sockets(given.socket)
+        if given.status or given.stacks:
+            found = answers("stacks" if given.stacks else "status", paths)
+            print(json.dumps(found, indent=2 if given.status else None))  # noqa: T201
+            return FAILED if any("error" in status for status in found.values()) else 0
+        clients = partial(Clients, as_json=given.json, fed_seconds=given.while_fed)
+        if given.pid is None:
+            return clients(paths).run(message)
+        from linetrace.inject import listening
+
+        with listening(given.pid, given.own or ()) as path:
+            return clients([path]).run(message)
     except (AttachError, OSError) as error:
-        _tell(str(error))
+        tell(str(error))
         return FAILED
 
 
@@ -117,125 +129,3 @@ def arming(given: argparse.Namespace) -> dict[str, Any]:
         "reason": given.reason,
         "lease": LEASE_SECONDS,
     }
-
-
-def connect(path: str) -> socket.socket:
-    """A connection to the socket of a process. Raises AttachError."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.connect(path)
-    except OSError as error:
-        connection.close()
-        why = {
-            FileNotFoundError: "there is no such socket: the process does not run, or does not listen",
-            ConnectionRefusedError: "nobody listens: the process has ended",
-            PermissionError: "only the user of the process and root may trace it",
-        }.get(type(error), error.strerror or str(error))
-        raise AttachError(f"{path}: {why}") from error
-    return connection
-
-
-def messages(connection: socket.socket) -> Iterator[dict[str, Any]]:
-    """The messages of the process until it closes the connection."""
-    with contextlib.suppress(ConnectionError), connection.makefile("rb") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-class _Client:
-    def __init__(self, connection: socket.socket, given: argparse.Namespace) -> None:
-        self._connection = connection
-        self._json = given.json
-        self._fed_seconds: float | None = given.while_fed
-        self._exit = FAILED
-        self._stopping = 0.0
-
-    def run(self, arm: dict[str, Any]) -> int:
-        """Arm, and show what comes until the end."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: self._stop())
-        self._send(arm)
-        waiting = b""
-        fed_at = alive_at = time.monotonic()
-        watched: list[Any] = [self._connection, *([sys.stdin.fileno()] if self._fed_seconds is not None else [])]
-        while True:
-            now = time.monotonic()
-            if now >= alive_at:
-                alive_at = now + ALIVE_SECONDS
-                self._send({"type": "alive"})
-            if self._fed_seconds is not None and now - fed_at > self._fed_seconds:
-                self._stop()
-            if self._stopping and now - self._stopping > ENDING_SECONDS:
-                raise AttachError(f"the process did not say within {ENDING_SECONDS:g} s that the trace has ended")
-            ready, _, _ = select.select(watched, [], [], 0.25)
-            if self._connection in ready:
-                data = self._connection.recv(1 << 18)
-                if not data:
-                    break
-                *lines, waiting = (waiting + data).split(b"\n")
-                for line in lines:
-                    self._show(line)
-                sys.stdout.flush()
-            if len(ready) > (self._connection in ready):
-                fed_at = now
-                if not os.read(sys.stdin.fileno(), 65_536):
-                    watched = [self._connection]
-                    self._stop()
-        if self._exit == FAILED:
-            _tell("the connection was lost or refused")
-        return self._exit
-
-    def _show(self, message: bytes) -> None:
-        values = json.loads(message)
-        kind = values["type"]
-        if kind == "ended":
-            self._exit = DONE
-        if self._json:
-            print(message.decode())  # noqa: T201
-        elif kind == "line" and values["kind"] not in ("notice", "ids"):
-            line = Line(
-                values["time"], values["kind"], values["module"], values["line"], values["source"],
-                since=values.get("since"),
-            )  # fmt: skip
-            print(as_text(line))  # noqa: T201
-        elif kind == "line" and not values["source"].startswith("## ended"):
-            _tell(values["source"].removeprefix("## "))
-        elif kind == "armed":
-            _tell("armed" + _functions(values))
-        elif kind == "ended":
-            _tell(f"ended: {values['reason']}; {values['lines']:,} lines, {values['dropped']:,} dropped")
-        if kind == "refused":
-            raise AttachError(f"refused: {values['error']}")
-
-    def _stop(self) -> None:
-        if not self._stopping:
-            self._stopping = time.monotonic()
-            self._send({"type": "stop"})
-
-    def _send(self, values: dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the process ended the trace at the same time
-            self._connection.sendall(json.dumps(values).encode() + b"\n")
-
-
-def _functions(armed: dict[str, Any]) -> str:
-    """What is said of a selection by function."""
-    if "functions" not in armed:
-        return ""
-    if armed["functions"]:
-        shown = ", ".join(armed["functions"][:5])
-        return f": {shown}{' and more' if len(armed['functions']) > 5 else ''}"
-    near = f" Similar: {', '.join(armed['near'])}." if armed["near"] else ""
-    return f". No function of this name is imported yet.{near}"
-
-
-def _status(connection: socket.socket) -> int:
-    connection.sendall(b'{"type": "status"}\n')
-    for message in messages(connection):
-        if message["type"] == "status":
-            print(json.dumps(message, indent=2))  # noqa: T201
-            return DONE
-    raise AttachError("the process refused the connection: only its own user and root may trace it")
-
-
-def _tell(text: str) -> None:
-    print(f"linetrace: {text}", file=sys.stderr, flush=True)  # noqa: T201

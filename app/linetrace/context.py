@@ -49,7 +49,7 @@ class Watcher(Protocol):
         """The running code entered the scope, or the scope that it is in got more ids."""
 
     def ended(self, scope: Scope) -> None:
-        """The request of the scope was served."""
+        """The request of the scope was served, or its job has ended."""
 
 
 current: ContextVar[Scope | None] = ContextVar("linetrace_scope", default=None)
@@ -88,7 +88,7 @@ def leave(token: Token[Scope | None]) -> None:
 
 
 def finish(scope: Scope) -> None:
-    """The request of the scope was served: traces of it alone end."""
+    """The request of the scope was served, or its job has ended: traces of it alone end."""
     if _watcher is not None:
         _watcher.ended(scope)
 
@@ -138,6 +138,18 @@ class request:  # noqa: N801  # used like a function
     def __enter__(self) -> Scope:
         self._token = enter(self._scope, begins=True)
         return self._scope
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        leave(self._token)
+        finish(self._scope)
+
+
+class job(bound):  # noqa: N801  # used like a function
+    """The code inside the `with` is one whole job: `with job(job=5, upload="u7"):`. A trace of it ends with it."""
+
+    __slots__ = ()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -4,11 +4,13 @@
 |---|---|---|
 | process | `hello` | `protocol`, `program`, `pid`, `python`, `folders` |
 | client | `status` | answered by `status`: `traces`, `tool` (null: nothing is in sys.monitoring), `code_with_events` |
+| client | `stacks` | answered by `stacks`: `pid`, `program`, `python`, `threads`, `tasks` and more, see stacks.py |
 | client | `arm` | `protocol`; optional: `selection` `limits` `options` `folders` `to` `ids` `by` `reason` `lease` |
 | process | `armed` | the `selection`, `limits` and `options` in force; `functions` that match, or `near` ones |
 | process | `refused` | `error` says why; the connection stays |
 | process | `line` | see record.py |
 | process | `count` | each second: `lines`, `dropped`, `repeated`, `seconds_left` |
+| client | `follow` | `id` to follow instead of waiting for the next request: it came to another process |
 | client | `alive` | does nothing; `lease` in `arm` says after how many seconds of silence the trace ends |
 | client | `stop` | ends the trace |
 | process | `ended` | `reason`, `lines`, `dropped`, `repeated`; then the connection closes |
@@ -101,10 +103,17 @@ class _Connection:
                 self._arm(values)
             elif kind == "status":
                 self._say("status", **status())
+            elif kind == "stacks":
+                from linetrace import stacks
+
+                self._say("stacks", **stacks.take(self._program))
             elif kind == "stop" and self._trace is not None:
                 self._trace.stop("the client ended it")
+            elif kind == "follow" and self._trace is not None:
+                self._follow_other(values.get("id"))
             elif kind != "alive":
-                raise Refused(f"there is no message {kind!r} here; protocol {PROTOCOL} has arm, status, alive, stop")
+                known = "arm, status, stacks, follow, alive, stop"
+                raise Refused(f"there is no message {kind!r} here; protocol {PROTOCOL} has {known}")
         except (ValueError, Refused) as error:
             self._say("refused", error=str(error))
 
@@ -150,6 +159,16 @@ class _Connection:
                 answer["near"] = [] if answer["functions"] else functions.near(selection.function, trace.files)
             self._send_now(_encoded("armed", answer))
         log.info("trace armed", extra={**about, "selection": selection.as_json(), "limits": limits.as_json()})
+
+    def _follow_other(self, value: object) -> None:
+        from linetrace.monitor import MONITOR
+
+        assert self._trace is not None
+        if not self._trace.chooser.selection.follow:
+            raise Refused("this trace follows no id")
+        if not isinstance(value, str) or not value:
+            raise Refused("an id to follow is a text")
+        MONITOR.follow(self._trace, value)
 
     def _sinks(self, names: list[str]) -> list[Sink]:
         from linetrace.sinks import SinkError, open_sink
@@ -227,7 +246,7 @@ def status() -> dict[str, Any]:
         return {"traces": [], "tool": None, "code_with_events": 0}
     monitor = imported.MONITOR
     traces = [
-        {**trace.about, "selection": trace.chooser.selection.as_json(), **_shown(trace.counts)}
+        {**trace.about, "ids": trace.ids, "selection": trace.chooser.selection.as_json(), **_shown(trace.counts)}
         for trace in monitor.traces
     ]
     held = [tool for tool in imported.TOOL_IDS if sys.monitoring.get_tool(tool) == imported.TOOL_NAME]

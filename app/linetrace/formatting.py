@@ -36,6 +36,8 @@ class Formatter:
         """The line of a record."""
         time, kind, state, number, thread, scope, text = record
         ids = self._ids(scope.ids if scope is not None else {})
+        if isinstance(state, Line):
+            return state._replace(ids={**ids, **state.ids})
         if state is None:
             return Line(time + self._offset, kind, "linetrace", 0, text, thread=thread, ids=ids)
         if kind == "line":

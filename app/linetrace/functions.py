@@ -37,9 +37,15 @@ def matching(chooser: Chooser, files: OwnFiles) -> list[str]:
 
 def near(pattern: str, files: OwnFiles) -> list[str]:
     """Up to three functions whose names are like the pattern."""
-    known = {f"{module}.{name}" for module, name in names(files)}
-    by_end = [name for name in sorted(known) if name.rpartition(".")[2] == pattern.rpartition(".")[2]]
-    return [*by_end, *difflib.get_close_matches(pattern, sorted(known - set(by_end)), n=3)][:3]
+    known = sorted({f"{module}.{name}" for module, name in names(files)})
+    by_end = [name for name in known if name.rpartition(".")[2] == pattern.rpartition(".")[2]]
+    # As much of each name as was given: the module in front would make all of them unlike a short pattern.
+    parts = pattern.count(".") + 1
+    ends: dict[str, str] = {}
+    for name in known:
+        ends.setdefault(".".join(name.split(".")[-parts:]), name)
+    similar = [ends[end] for end in difflib.get_close_matches(pattern, ends, n=3)]
+    return list(dict.fromkeys((*by_end, *similar)))[:3]
 
 
 def _codes(value: Any, seen: set[int]) -> Iterator[CodeType]:

@@ -10,6 +10,7 @@ import _thread
 import contextlib
 import os
 import socket
+import threading  # noqa: F401  # here: before Python 3.13 the thread that imports it first counts as the main thread
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,8 +24,9 @@ BACKLOG = 8
 class Listener:
     """The socket of this process; `path` is where. Made by `listen`. A forked child listens on a socket of its own."""
 
-    def __init__(self, directory: Path, program: Program) -> None:
+    def __init__(self, directory: Path, program: Program, clients: int | None = None) -> None:
         self._directory = directory
+        self._clients = clients
         self._program = program
         self._socket: socket.socket | None = None
         self.path = directory
@@ -73,6 +75,10 @@ class Listener:
             from linetrace import control
 
             control.serve(connection, self._program)
+        if self._clients is not None:
+            self._clients -= 1
+            if self._clients <= 0:
+                self.close()
 
     def _after_fork(self) -> None:
         if self._socket is None:
@@ -84,16 +90,21 @@ class Listener:
 
 
 def listen(
-    directory: str | Path, name: str, folders: Sequence[str | Path], *, syslog: Mapping[str, str] | None = None
+    directory: str | Path,
+    name: str,
+    folders: Sequence[str | Path],
+    *,
+    syslog: Mapping[str, str] | None = None,
+    clients: int | None = None,
 ) -> Listener:
     """Let clients trace this process through the socket `directory/name-PID.sock`.
 
     `folders` hold the program's own files: only their lines are shown. `syslog` are parameters of
-    `linetrace.sinks.SyslogSink` (`path`, `facility`, `tag`, `form`) for traces that go to syslog. Call it once in a
-    process. Raises OSError if the socket cannot be made.
+    `linetrace.sinks.SyslogSink` (`path`, `facility`, `tag`, `form`) for traces that go to syslog. After so many
+    `clients` it listens no more. Call it once in a process. Raises OSError if the socket cannot be made.
     """
     program = Program(name, tuple(os.path.abspath(folder) for folder in folders), dict(syslog or {}))  # noqa: PTH100
-    return Listener(Path(directory), program)
+    return Listener(Path(directory), program, clients)
 
 
 def remove_stale(directory: Path) -> None:

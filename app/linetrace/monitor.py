@@ -81,6 +81,17 @@ class Monitor:
                 context.watch(None)
                 self._release()
 
+    def follow(self, trace: Trace, value: str) -> None:
+        """Widen a trace of the next request to all work whose followed id has this value, also work that has begun."""
+        with self._lock:
+            if trace not in self.traces:
+                return
+            trace.chooser.follow_other(value)
+            self.generation += 1
+            self.discover()
+            for frame in _current_frames().values():
+                self._light_stack(frame)
+
     def after_fork(self) -> None:
         """In a child process: the lock may be held by a thread that does not exist here."""
         self._lock = RLock()
@@ -270,7 +281,7 @@ class Monitor:
         with guarded.own_errors(self):
             for trace in self.traces:
                 if trace in scope.marks or trace.chooser.ends_with(scope):
-                    trace.stop("its request was served")
+                    trace.stop("its request was served" if scope.method else "its job has ended")
 
     def _offer(self, scope: Scope, *, begins: bool) -> None:
         with self._lock:

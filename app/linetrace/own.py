@@ -26,7 +26,10 @@ class OwnFiles:
         # The standard library is left out unless a folder inside of it, or itself, was named.
         named_inside = any(prefix.startswith(_STDLIB) for prefix in self._prefixes)
         self._not_own = (_TRACER,) if named_inside else (_TRACER, _STDLIB)
-        self._start = os.getcwd()  # noqa: PTH109
+        try:
+            self._start = os.getcwd()  # noqa: PTH109
+        except FileNotFoundError:  # it was removed
+            self._start = os.sep
         self._known: dict[str, bool] = {}
 
     def __contains__(self, filename: str) -> bool:

@@ -43,20 +43,27 @@ class Plan:
     options: dict[str, Any]
 
 
+def as_text(plan: Plan) -> str:
+    """The plan as `begin` reads it."""
+    return json.dumps(asdict(plan))
+
+
 def run(plan: Plan, arguments: Sequence[str]) -> NoReturn:
     """Become `python ARGUMENTS`, traced as planned. Raises ScriptError, SinkError."""
     flags = sys.flags
     if flags.ignore_environment or flags.isolated or flags.no_site:
         raise ScriptError("python -E, -I and -S also keep the tracer out: use python without them")
     open_sink(plan.to, json=plan.json, **plan.syslog).close()  # type: ignore[arg-type]  # fail before the program runs
-    environment = {**given_environment(), "LINETRACE_BOOT": json.dumps(asdict(plan))}
+    environment = {**given_environment(), "LINETRACE_BOOT": as_text(plan)}
     before = environment.get("PYTHONPATH")
     if before is not None:
         environment["LINETRACE_PYTHONPATH"] = before
     environment["PYTHONPATH"] = os.pathsep.join([BOOT, before] if before else [BOOT])
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, *interpreter_flags(sys.orig_argv), *arguments], environment)  # noqa: S606
+    # The name by which Python was called, since the program sees it too.
+    command = [sys.orig_argv[0], *interpreter_flags(sys.orig_argv), *arguments]
+    os.execve(sys.executable, command, environment)  # noqa: S606
 
 
 def given_environment() -> dict[str, str]:

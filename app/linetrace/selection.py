@@ -128,12 +128,17 @@ class Chooser:
         A request that began before the trace is not the next one, unless its user, who is known later, is asked for.
         """
         selection = self.selection
-        if selection.kind != "next" or self.chosen is not None or not (begins or selection.user):
+        if selection.kind != "next" or self.chosen or self.followed or not (begins or selection.user):
             return
         request = scope.outermost
         matches = request.method and self._method(request.method) and self._path(request.path)
         if matches and self._user(scope.ids.get("user", "")):
             self.chosen = request
+
+    def follow_other(self, value: str) -> None:
+        """Take this value of the followed id: the next request has come to another process."""
+        if value != self.followed:
+            self.chosen, self.followed = None, value
 
     def follow(self, scope: Scope) -> bool:
         """Take the followed id from a scope of the chosen request; whether this widens the selection."""
@@ -143,11 +148,17 @@ class Chooser:
         self.followed = known
         return True
 
-    def ends_with(self, request: Scope) -> bool:
-        """Whether nothing can follow after this request."""
-        if self.selection.kind == "next":
-            return request is self.chosen and not self.followed
-        return self.selection.kind == "ids" and "request" in self.selection.ids and self.wants(request)
+    def ends_with(self, scope: Scope) -> bool:
+        """Whether nothing is expected to follow after this request or job; an upload ends with its job."""
+        selection = self.selection
+        is_job = not scope.method
+        if selection.kind == "next":
+            if self.followed:
+                return is_job and self.wants(scope)
+            return scope is self.chosen
+        if selection.kind != "ids" or not self.wants(scope):
+            return False
+        return bool({"job", "upload"} & set(selection.ids)) if is_job else "request" in selection.ids
 
 
 class _matcher:  # noqa: N801  # used like a function

@@ -6,11 +6,14 @@ validity, and an HMAC-SHA256 of it (RFC 2104). It gives no right but this one, a
 
 from __future__ import annotations
 
+import argparse
 import base64
 import binascii
+import getpass
 import hashlib
 import hmac
 import json
+import sys
 import time
 from typing import NamedTuple
 
@@ -59,6 +62,25 @@ def check(key: bytes, environment: str, token: str, *, now: float | None = None)
     if values["expires"] <= (time.time() if now is None else now):
         raise TokenRefused("the token has expired")
     return Grant(values["by"], values["expires"])
+
+
+def main(words: list[str]) -> int:
+    """The command `python -m linetrace token`: prints a token. Returns its exit code: 0, or 2 for wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m linetrace token",
+        description=f"Make a token for the header {HEADER}. The key comes through standard input.",
+    )
+    parser.add_argument("environment", help="the environment that the token is for")
+    parser.add_argument("--seconds", type=float, default=600, metavar="N", help="how long it is valid (%(default)s)")
+    parser.add_argument("--by", default=getpass.getuser(), help="who asks (%(default)s)")
+    given = parser.parse_args(words)
+    try:
+        token = make(sys.stdin.buffer.read().strip(), given.environment, seconds=given.seconds, by=given.by)
+    except ValueError as error:
+        print(f"linetrace: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    print(token)  # noqa: T201
+    return 0
 
 
 def _signature(key: bytes, payload: bytes) -> bytes:

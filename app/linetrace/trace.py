@@ -23,6 +23,7 @@ from linetrace.selection import Chooser, Selection
 from linetrace.values import Shower
 
 if TYPE_CHECKING:
+    from linetrace.record import Line
     from linetrace.sources import Source
 
 _getframe = sys._getframe
@@ -66,8 +67,11 @@ class CodeState:
         self.source: Source | None = None
 
 
-type Record = tuple[float, str, CodeState | None, int, int, Scope | None, str]
-"""What is queued: time, kind, code (None for what the tracer says of itself), line, thread, scope, text."""
+type Record = tuple[float, str, CodeState | Line | None, int, int, Scope | None, str]
+"""What is queued: time, kind, code (None for what the tracer says of itself), line, thread, scope, text.
+
+Instead of code: the line of a child process.
+"""
 
 
 class Counts(NamedTuple):
@@ -225,6 +229,19 @@ class Trace:
         if self._allowed(state, f"exception {number}"):
             self._take("exception", state, number, scope, f"!! {self._shower.exception(error)}")
 
+    def of_child(self, line: Line, scope: Scope | None) -> None:
+        """Take a line that a child process has executed for the scope, unless it was for another trace's options."""
+        options = self.options
+        shown = {
+            "call": options.calls,
+            "return": options.returns,
+            "yield": options.returns,
+            "exception": options.exceptions,
+            "value": bool(options.values),
+        }
+        if shown.get(line.kind, True):
+            self._take(line.kind, line, line.number, scope, line.text)
+
     def knows(self, scope: Scope) -> None:
         """A selected scope has these ids: shown once."""
         key = tuple(scope.ids.items())
@@ -258,14 +275,14 @@ class Trace:
         for number, text in changed:  # type: ignore[attr-defined]  # an iterator of Changes
             self._take("value", state, number, scope, f"== {text}")
 
-    def _make_take(self) -> Callable[[str, CodeState, int, Scope | None, str], None]:
+    def _make_take(self) -> Callable[[str, CodeState | Line, int, Scope | None, str], None]:
         """The function that passes on what is shown, within the limits: kind, code, line, scope and text."""
         limits, queue, append, deadline = self.limits, self.queue, self.queue.append, self.deadline
         taken, queue_full, over_rate = self._taken, self._queue_full, self._over_rate
         last, per_second, bound, direct = limits.lines - 1, limits.per_second, QUEUED_RECORDS, self.direct
         window_ends, window = self.began + 1.0, count()
 
-        def take(kind: str, state: CodeState, number: int, scope: Scope | None, text: str) -> None:
+        def take(kind: str, state: CodeState | Line, number: int, scope: Scope | None, text: str) -> None:
             nonlocal window_ends, window
             if self.ended:
                 return

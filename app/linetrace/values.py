@@ -1,7 +1,8 @@
 """Values of variables as short texts, without running the program's code and without its secrets.
 
 Only values of exactly a built-in type are shown: `repr` of anything else is code of the program, which may change
-something or take long. Names that look like secrets are masked, also as keys and in pairs such as HTTP headers.
+something or take long. Names that look like secrets are masked, also as keys and in pairs such as HTTP headers, and so
+are texts that look like passwords, tokens or keys.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _SECRET_TEXT = re.compile(
     r"(?P<before>://[^/@\s:]*:)[^/@\s]+(?=@)"  # the password of a URL
     r"|(?P<scheme>\b(?:Bearer|Basic|Digest)\s+)[A-Za-z0-9+/=._~-]{6,}"
     r"|(?P<assigned>\b(?:password|passwd|secret|token|api_?key)\s*[=:]\s*)(?!\*\*\*)[^\s&;,'\"]+"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*"
+    # What is long and without words: keys, tokens and sessions are random letters of both cases (RFC 4648, section 5).
+    r"|(?-i:(?<![\w-])(?=[\w-]{24})(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]+)",
     re.IGNORECASE | re.DOTALL,
 )
 _NAME_OF_TYPE: Callable[[type], str] = type.__dict__["__qualname__"].__get__

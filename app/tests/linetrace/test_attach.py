@@ -26,6 +26,8 @@ def work(n):
 while True:
     with linetrace.request("GET", "/work"):
         work(1)
+    with linetrace.bound(upload="u7"):
+        work(1)
     time.sleep(0.01)
 """
 
@@ -45,6 +47,33 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     process.kill()
     process.wait()
     process.stdout.close()
+
+
+LATE = """\
+import sys
+import linetrace
+linetrace.listen(".", "server", ["."])
+print(flush=True)
+sys.stdin.readline()
+import threading
+print(threading.main_thread() is threading.current_thread())
+"""
+
+
+def test_the_main_thread_stays_the_main_thread(tmp_path: Path) -> None:
+    write(tmp_path, {"main.py": LATE})
+    with subprocess.Popen(
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert '"tool": null' in attach(tmp_path, "--status").communicate(timeout=20)[0]
+        assert process.communicate("\n", timeout=20)[0] == "True\n"
 
 
 def attach(*words: str | Path) -> subprocess.Popen[str]:
@@ -81,7 +110,7 @@ def test_the_command_ends_the_trace_at_ctrl_c_and_the_process_is_disarmed(
     assert command.returncode == 0
     assert json.loads(output.splitlines()[-1])["reason"] == "the client ended it"
     status = attach(path, "--status")
-    found = json.loads(status.communicate(timeout=20)[0])
+    found = json.loads(status.communicate(timeout=20)[0])[path.stem]
     assert (found["traces"], found["tool"], found["code_with_events"]) == ([], None, 0)
 
 
@@ -100,6 +129,60 @@ def test_killing_the_command_disarms_the_process(server: tuple[subprocess.Popen[
             break
         assert time.monotonic() < deadline
     client.close()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[str]]:
+    """Two processes that listen in one folder, and work; their names, in order."""
+    write(tmp_path, {"main.py": SERVER})
+    command = [sys.executable, "main.py"]
+    environment = {"PYTHONPATH": str(PACKAGE.parent)}
+    running = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for process in running:
+        assert process.stdout is not None
+        process.stdout.readline()
+    yield sorted(f"server-{process.pid}" for process in running)
+    for process in running:
+        assert process.stdout is not None
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_all_processes_of_a_folder_are_traced(servers: list[str], tmp_path: Path) -> None:
+    command = attach(tmp_path, "/no/such/folder", "--json", "--lines", "3")
+    output, _ = command.communicate(timeout=20)
+    messages = [json.loads(line) for line in output.splitlines()]
+    for name in servers:
+        assert [message["type"] for message in messages if message["process"] == name][-1] == "ended"
+    (lost,) = [message for message in messages if message["process"] == "folder"]
+    assert lost["type"] == "refused"
+    assert "there is no such socket" in lost["error"]
+    assert command.returncode == 1
+    status, _ = attach(tmp_path, "--status").communicate(timeout=20)
+    assert {name: found["traces"] for name, found in json.loads(status).items()} == {name: [] for name in servers}
+
+
+def test_lines_of_several_processes_have_their_names(servers: list[str], tmp_path: Path) -> None:
+    output, errors = attach(tmp_path, "--function", "work", "--lines", "1").communicate(timeout=20)
+    assert sorted(output.splitlines()) == [f"{name} __main__:6:     return n + 1" for name in servers]
+    assert sorted(errors.splitlines())[0] == f"linetrace: {servers[0]} armed: __main__.work"
+
+
+def test_the_caller_names_what_to_follow(server: tuple[subprocess.Popen[str], Path]) -> None:
+    _, path = server
+    command = attach(path, "--json", "--while-fed", "30", "--next", "--method", "PUT", "--follow", "upload")
+    assert command.stdin is not None
+    assert command.stdout is not None
+    command.stdin.write("\nfollow u7\n")
+    command.stdin.flush()
+    while (message := json.loads(command.stdout.readline()))["type"] != "line":
+        pass
+    assert message["ids"] == {"upload": "u7"}
+    _, errors = command.communicate(timeout=20)
+    assert (command.returncode, errors) == (0, "")
 
 
 def test_the_command_ends_when_its_input_ends(server: tuple[subprocess.Popen[str], Path]) -> None:

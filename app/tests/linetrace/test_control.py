@@ -270,6 +270,10 @@ def test_an_unknown_function_is_noticed_when_arming(place: Place) -> None:
     client.close()
     until_disarmed()
     client = Client(place.path)
+    assert f"{name}.f" in client.arm(selection={"kind": "function", "function": "ff"})["near"]
+    client.close()
+    until_disarmed()
+    client = Client(place.path)
     assert client.arm(selection={"kind": "function", "function": "*.f"})["functions"] == [f"{name}.f"]
     client.close()
     until_disarmed()

@@ -219,3 +219,14 @@ def test_program_objects_are_not_kept_alive(tmp_path: Path) -> None:
         thing = made.make()
         kept = gc.get_referrers(thing)
         assert all(referrer is sys._getframe() or isinstance(referrer, type(sys._getframe())) for referrer in kept)
+
+
+def test_a_process_whose_working_directory_is_gone_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = module(tmp_path, BUSY)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with Live(tmp_path) as live:
+        busy.other(1)
+    assert live.lines == [10]

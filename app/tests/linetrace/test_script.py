@@ -174,9 +174,7 @@ def test_a_module_of_the_standard_library_can_be_traced_by_itself(tmp_path: Path
         "json.encoder",
         "json.scanner",
     }
-    assert any(
-        line.endswith("parser = argparse.ArgumentParser(prog=prog, description=description)") for line in ran.lines
-    )
+    assert any("parser = argparse.ArgumentParser(" in line for line in ran.lines)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +184,9 @@ def test_a_program_may_have_files_named_as_those_that_the_tracer_imports(tmp_pat
     folder = tmp_path / "p"
     write(folder, {"main.py": f"import {name}\nprint({name}.OWN)\n", f"{name}.py": "OWN = 'own'\n"})
     untraced, ran = alone(folder), traced(folder)
-    assert ran[:3] == untraced[:3] == (0, "own\n", "")
+    assert ran[:3] == untraced[:3]
+    if name not in sys.builtin_module_names:  # some builds have `select` in the interpreter, which comes first
+        assert ran[:3] == (0, "own\n", "")
     assert ran.lines == [f"__main__:1: import {name}", f"{name}:1: OWN = 'own'", f"__main__:2: print({name}.OWN)"]
 
 

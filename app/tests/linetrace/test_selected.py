@@ -147,6 +147,56 @@ def test_one_function(tmp_path: Path, pattern: str) -> None:
     assert live.lines == WORK
 
 
+@pytest.mark.parametrize("ids", [{"job": "5"}, {"upload": "u7"}])
+def test_a_trace_of_a_job_ends_with_it(tmp_path: Path, ids: dict[str, str]) -> None:
+    busy = module(tmp_path, BUSY)
+    with Live(tmp_path, selection=Selection.of(**ids)) as live:
+        for number in (4, 5, 5):
+            with linetrace.bound(upload=f"u{number + 2}"), linetrace.job(job=number):
+                busy.other(1)
+        assert live.trace.ended == "its job has ended"
+    assert live.lines == [10]
+
+
+def test_a_trace_of_a_user_outlives_jobs_and_requests(tmp_path: Path) -> None:
+    busy = module(tmp_path, BUSY)
+    with Live(tmp_path, selection=Selection.of(user="ann")) as live:
+        with linetrace.job(job=5, user="ann"):
+            busy.other(1)
+        with linetrace.request("GET", "/", user="ann"):
+            busy.other(1)
+        assert not live.trace.ended
+    assert live.lines == [10, 10]
+
+
+def test_a_followed_upload_ends_with_its_job(tmp_path: Path) -> None:
+    busy = module(tmp_path, BUSY)
+    with Live(tmp_path, selection=Selection.next(method="POST", follow="upload")) as live:
+        with linetrace.request("POST", "/files"):
+            linetrace.add(upload="u1")
+            busy.other(1)
+        with linetrace.request("PATCH", "/files/u1", upload="u1"):
+            busy.other(1)
+        assert not live.trace.ended
+        with linetrace.job(job=5, upload="u1"):
+            busy.other(1)
+        assert live.trace.ended == "its job has ended"
+    assert live.lines == [10] * 3
+
+
+def test_the_next_request_came_to_another_process(tmp_path: Path) -> None:
+    busy = module(tmp_path, BUSY)
+    begun = contextvars.copy_context()
+    begun.run(linetrace.bound(upload="u1").__enter__)
+    with Live(tmp_path, selection=Selection.next(method="POST", follow="upload")) as live:
+        begun.run(busy.other, 1)
+        MONITOR.follow(live.trace, "u1")
+        begun.run(busy.other, 1)
+        with linetrace.request("POST", "/files", upload="u2"):  # not chosen any more
+            busy.other(1)
+    assert live.lines == [10]
+
+
 def test_a_function_with_those_nested_in_it(tmp_path: Path) -> None:
     text = "def outer():\n    def inner():\n        return 1\n    return inner() + other()\ndef other(): return 1\n"
     nested = module(tmp_path, text)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from linetrace import Options
 from linetrace.limits import LONGEST_TEXT
@@ -76,6 +78,27 @@ def test_secrets_by_name_are_masked(name: str) -> None:
 @pytest.mark.parametrize("name", HARMLESS_NAMES)
 def test_other_names_are_not(name: str) -> None:
     assert Shower().named(name, 5) == "5"
+
+
+@given(st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", min_size=24, max_size=64))
+def test_random_letters_are_masked_wherever_they_stand(letters: str) -> None:
+    """As `secrets.token_urlsafe` makes them; letters of one case only are names, numbers and checksums."""
+    masked = letters.upper() != letters != letters.lower()
+    for value in (letters, f"https://x/files/{letters}/7", ("id", 5, letters), {"at": [letters]}, letters.encode()):
+        assert (letters in Shower().show(value)) != masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0123456789abcdef" * 4,
+        "a-file-with-a-very-long-name.tar.gz",
+        "550e8400-e29b-41d4-a716-446655440000",
+        "NotSoLongAClassName",
+    ],
+)
+def test_names_and_checksums_are_not(text: str) -> None:
+    assert Shower().show(text) == repr(text)
 
 
 def test_further_names_can_be_masked() -> None:
