@@ -34,9 +34,12 @@ def _settings() -> Settings:
 
 def web(_: argparse.Namespace) -> int:
     """Serve uploads and pages until SIGTERM."""
+    from longhaul import tracing
     from longhaul.web.server import serve
 
-    serve(_settings())
+    settings = _settings()
+    tracing.listen("web")
+    serve(settings)
     return 0
 
 
@@ -44,9 +47,12 @@ def worker(_: argparse.Namespace) -> int:
     """Process uploaded files until SIGTERM."""
     import asyncio
 
+    from longhaul import tracing
     from longhaul.processing.worker import run
 
-    return asyncio.run(run(_settings()))
+    settings = _settings()
+    tracing.listen("worker")
+    return asyncio.run(run(settings))
 
 
 def processor(_: argparse.Namespace) -> int:

@@ -19,6 +19,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+import linetrace
+
 _ids: ContextVar[dict[str, str]] = ContextVar("longhaul_log_ids", default={})  # noqa: B039  # never mutated, only replaced
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -30,10 +32,14 @@ def get(name: str) -> logging.Logger:
 
 @contextmanager
 def bound(**ids: str | int | None) -> Iterator[None]:
-    """Put ids (request_id, upload_id, job_id, ...) on every line logged in this context. None leaves an id as it is."""
+    """Put ids (request_id, upload_id, job_id, ...) on every line logged in this context. None leaves an id as it is.
+
+    The tracer knows them too, without `_id`.
+    """
     token = _ids.set(_ids.get() | {name: str(value) for name, value in ids.items() if value is not None})
     try:
-        yield
+        with linetrace.bound(**{name.removesuffix("_id"): value for name, value in ids.items()}):
+            yield
     finally:
         _ids.reset(token)
 

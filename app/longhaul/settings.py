@@ -52,6 +52,8 @@ class Settings:
     tls_cert: str = ""
     tls_key: str = ""
 
+    environment: str = "development"
+    """Name of the environment that this process belongs to; tokens that ask for a trace are for one environment."""
     server: str = field(default_factory=socket.gethostname)
     """Name of this host, in log lines and in the rows that it writes."""
     release: str = field(default_factory=lambda: installed_release(Path(__file__)))

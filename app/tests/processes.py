@@ -37,13 +37,14 @@ class Answer:
 
 @dataclass
 class Web:
-    """A web process; `name` is its server's."""
+    """A web process; `name` is its server's, `module` what is run."""
 
     name: str
     port: int
     environment: dict[str, str]
     output: Path
     process: subprocess.Popen[bytes] | None = None
+    module: str = "tests.bare_web"
 
     @property
     def url(self) -> str:
@@ -53,7 +54,7 @@ class Web:
         """Start it, and wait until it is healthy."""
         with self.output.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.bare_web"], env=self.environment, stdout=log, stderr=log
+                [sys.executable, "-m", self.module], env=self.environment, stdout=log, stderr=log
             )
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
@@ -185,9 +186,9 @@ class Site:
     settings: dict[str, str] = field(default_factory=dict)
     webs: list[Web] = field(default_factory=list)
 
-    def web(self, name: str) -> Web:
+    def web(self, name: str, module: str = Web.module) -> Web:
         """Start another process."""
-        web = Web(name, free_port(), {}, self.folder / f"{name}.log")
+        web = Web(name, free_port(), {}, self.folder / f"{name}.log", module=module)
         web.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("LONGHAUL_")},
             "PYTHONPATH": os.pathsep.join(sys.path),

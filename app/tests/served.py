@@ -27,6 +27,7 @@ from ops import frontend
 from tests.support import Browser, make_settings, make_upload
 
 APP = Path(__file__).parents[1]
+TRACE_KEY = b"a key of the tests, for traces"
 TOKENS = {"ann": "token-of-ann", "bob": "token-of-bob"}
 CONTENT = "".join(f"line {number}\n" for number in range(200_000)).encode()  # 2.2 MiB
 BLOCK = 1 << 20
@@ -52,6 +53,11 @@ class Site:
     def program(self, owner: str = "ann") -> Browser:
         """With a bearer token."""
         return Browser(self.url, token=TOKENS[owner])
+
+    @property
+    def sockets(self) -> Path:
+        """The folder in which the process listens for those who may trace it."""
+        return self.root / "run"
 
     def sql(self, query: str, *values: Any) -> None:
         with psycopg.connect(self.conninfo) as connection:
@@ -112,6 +118,8 @@ def served(conninfo: str, root: Path) -> Iterator[Site]:
     frontend.build()
     (root / "store").mkdir()
     (root / "credentials").mkdir()
+    (root / "run").mkdir()
+    (root / "credentials" / "trace-key").write_bytes(TRACE_KEY)
     tokens = (f"{name}:{hashlib.sha256(token.encode()).hexdigest()}\n" for name, token in TOKENS.items())
     (root / "credentials" / "access-tokens").write_text("".join(tokens))
     (root / "credentials" / "session-secret").write_text("a secret of the tests\n")
@@ -122,6 +130,8 @@ def served(conninfo: str, root: Path) -> Iterator[Site]:
         "PATH": os.defpath,
         "PYTHONPATH": str(APP),
         "CREDENTIALS_DIRECTORY": str(root / "credentials"),
+        "RUNTIME_DIRECTORY": str(root / "run"),
+        "LONGHAUL_ENVIRONMENT": "tests",
         "LONGHAUL_DATABASE": conninfo,
         "LONGHAUL_STORE": f"directory:{root / 'store'}",
         "LONGHAUL_LISTEN": f"127.0.0.1:{port}",

@@ -343,7 +343,7 @@ async def test_a_unit_ignores_what_only_the_worker_s_release_knows(bench: Bench)
         writer.close()
     assert json.loads(verdict.removeprefix(b"="))["exit_code"] == 0, verdict
     given = json.loads((bench.work / "output" / "given").read_text())
-    assert given == asdict(bench.job())
+    assert given == json.loads(bench.job().for_script())
 
 
 @pytest.mark.parametrize("line", [b"", b"not JSON", b"[]", b"7", b'{"upload_id": "an-upload"}'])
@@ -355,7 +355,7 @@ def test_a_line_that_is_not_a_job_is_refused(line: bytes) -> None:
 def test_the_authors_guide_shows_the_job_that_a_script_gets(bench: Bench) -> None:
     guide = (APP / "processors" / "README.md").read_text()
     (shown,) = [json.loads(line) for line in guide.splitlines() if line.startswith('{"upload_id"')]
-    assert list(shown) == list(asdict(bench.job()))
+    assert list(shown) == list(json.loads(bench.job().for_script()))
 
 
 @asynchronous

@@ -16,6 +16,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 
+import linetrace
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
 from longhaul.processing.records import Attempt, Attempts
@@ -141,6 +142,7 @@ async def _process(services: JobServices, upload_id: str, job_id: int, request_i
         log.info("nothing to process: the upload is finished, deleted, or was interrupted too often")
         return
     with logs.bound(attempt_id=attempt.id.hex):
+        linetrace.add(user=attempt.upload.owner)
         log.info("attempt begins", extra={"number": attempt.number, "size": attempt.upload.size})
         try:
             await _attempt(services, attempt, job_id, request_id)

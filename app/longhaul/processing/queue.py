@@ -24,6 +24,7 @@ from procrastinate.retry import BaseRetryStrategy
 from procrastinate.utils import utcnow
 from psycopg.conninfo import make_conninfo
 
+import linetrace
 from longhaul import logs
 from longhaul.processing.attempt import NotNow
 from longhaul.settings import Settings
@@ -147,7 +148,7 @@ def make_app(settings: Settings, process: Process, upkeep: Upkeep) -> App:
     async def process_upload(context: JobContext, *, upload_id: str, request_id: str | None = None) -> None:
         job_id = context.job.id
         assert job_id is not None, "a job that was fetched has an id"
-        with logs.bound(upload_id=upload_id, job_id=job_id, request_id=request_id):
+        with logs.bound(upload_id=upload_id, job_id=job_id, request_id=request_id), linetrace.job():
             await process(upload_id, job_id, request_id)
 
     @app.periodic(cron="17 * * * *")

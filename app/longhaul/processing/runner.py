@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from linetrace import child
 from longhaul import logs
 from longhaul.processing.script import (
     LINE_BYTES,
@@ -21,6 +23,7 @@ from longhaul.processing.script import (
     scripts_in_use,
     version_of,
 )
+from longhaul.processing.traced import ScriptTrace
 from longhaul.settings import Settings, SettingsError
 
 log = logs.get(__name__)
@@ -60,12 +63,21 @@ class SubprocessRunner:
             else:
                 log.warning("not a line of progress: %s", line.decode(errors="replace"))
 
-        outcome.exit_code = await run_script(find_script(scripts, job.processor), job, take)
+        async def take_traced(line: bytes) -> bool:
+            return child.take(line)
+
+        how = child.wanted()
+        trace = ScriptTrace(how, take_traced) if how is not None else None
+        outcome.exit_code = await run_script(find_script(scripts, job.processor), job, take, trace)
         return outcome
 
 
 class SocketRunner:
-    """Asks the unit behind a Unix socket: one line with the job, then lines of progress, then the verdict."""
+    """Asks the unit behind a Unix socket: one line with the job, then lines of progress, then the verdict.
+
+    If the job is traced, the lines of the script's trace come too. UNTRACE tells the unit that they are not wanted any
+    more.
+    """
 
     def __init__(self, path: str, directory: Path) -> None:
         """`directory` holds the scripts that the unit runs."""
@@ -84,12 +96,17 @@ class SocketRunner:
             raise ProcessorError(f"{self._path}: {error}; is longhaul-processor.socket active?") from error
         outcome = Outcome()
         try:
-            writer.write(job.line())
+            writer.write(replace(job, trace=child.wanted()).line())
             await writer.drain()
+            traced = True
             while line := await reader.readline():
                 if line.startswith(_VERDICT):
                     return _verdict(line, outcome)
-                if outcome.take(line):
+                if line.startswith(TRACED):
+                    if not child.take(line.removeprefix(TRACED)) and traced:
+                        traced = False
+                        writer.write(UNTRACE)
+                elif outcome.take(line):
                     on_progress(outcome)
         except (OSError, ValueError) as error:
             raise ProcessorInterrupted(f"{self._path}: {error}") from error
@@ -100,8 +117,10 @@ class SocketRunner:
         raise ProcessorInterrupted("the unit ended without a verdict")
 
 
-# No line of a script begins like this: the unit passes on JSON objects only.
+# No line of a script begins like these: the unit passes on JSON objects only.
 _VERDICT = b"="
+TRACED = b"~"
+UNTRACE = b"untrace\n"
 
 
 def verdict_line(exit_code: int | None, error: ProcessorError | None = None, *, processors: str = "") -> bytes:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from longhaul import logs
-from longhaul.processing.runner import verdict_line
+from longhaul.processing.runner import TRACED, UNTRACE, verdict_line
 from longhaul.processing.script import (
     LINE_BYTES,
     ProcessorError,
@@ -32,6 +32,7 @@ from longhaul.processing.script import (
     scripts_in_use,
     version_of,
 )
+from longhaul.processing.traced import ScriptTrace
 
 log = logs.get(__name__)
 
@@ -104,12 +105,18 @@ async def _run(
     log.info("processor starts", extra={"processor": job.processor, "version": version_of(scripts)})
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
-    # A worker sends one line only. The next thing that arrives is the end of the connection.
+
+    async def take(line: bytes) -> bool:
+        writer.write(TRACED + line + b"\n")
+        await writer.drain()
+        return True
+
+    trace = None if job.trace is None else ScriptTrace(job.trace, take)
     watches: dict[asyncio.Task[Any], str] = {
-        asyncio.create_task(reader.read(1)): "the worker closed the connection",
+        asyncio.create_task(_until_closed(reader, trace)): "the worker closed the connection",
         asyncio.create_task(terminated.wait()): "the unit was told to stop",
     }
-    run = asyncio.create_task(run_script(script, job, lambda line: _forward(line, writer)))
+    run = asyncio.create_task(run_script(script, job, lambda line: _forward(line, writer), trace))
     try:
         await asyncio.wait({run, *watches}, timeout=min(limits.seconds, FOREVER), return_when=asyncio.FIRST_COMPLETED)
         reasons = [reason for task, reason in watches.items() if task.done()]
@@ -129,6 +136,13 @@ async def _run(
         writer,
     )
     return -signal.SIGKILL
+
+
+async def _until_closed(reader: asyncio.StreamReader, trace: ScriptTrace | None) -> None:
+    """Return when the worker closes the connection. All that it may send is that the trace is over."""
+    while line := await reader.readline():
+        if line == UNTRACE and trace is not None:
+            trace.over.set()
 
 
 def _open_to_group(*directories: Path) -> None:

@@ -17,9 +17,10 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from longhaul import logs
+from longhaul.processing import traced
 
 log = logs.get(__name__)
 
@@ -55,10 +56,16 @@ class ProcessorJob:
     output: str
     scratch: str
     filename: str
+    trace: dict[str, Any] | None = None
+    """How the script is to be traced, from `linetrace.child.wanted`; the script itself is not told."""
 
     def line(self) -> bytes:
         """The job as one line of JSON."""
         return json.dumps(asdict(self)).encode() + b"\n"
+
+    def for_script(self) -> bytes:
+        """The job as the script is given it."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "trace"}).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> ProcessorJob:
@@ -144,17 +151,20 @@ def find_script(scripts: Path, name: str) -> Path:
     )
 
 
-async def run_script(script: Path, job: ProcessorJob, on_line: Callable[[bytes], None]) -> int:
+async def run_script(
+    script: Path, job: ProcessorJob, on_line: Callable[[bytes], None], trace: traced.ScriptTrace | None = None
+) -> int:
     """Run the script to its end and return its exit code (below 0: killed by that signal).
 
-    `on_line` gets each line of its standard output. Its standard error is logged. If the
-    caller is cancelled, the script and everything it started are killed first. Raises ProcessorError if it cannot
-    start.
+    `on_line` gets each line of its standard output. Its standard error is logged. With `trace`, the lines that it
+    executes go there. If the caller is cancelled, the script and everything it started are killed first. Raises
+    ProcessorError if it cannot start.
     """
     # Not asyncio's subprocesses: they also wait for every process that inherited the pipes.
     with tempfile.TemporaryFile() as given, contextlib.ExitStack() as stack:
-        given.write(job.line())
+        given.write(job.for_script())
         given.seek(0)
+        pipe = stack.enter_context(contextlib.closing(traced.TracePipe(trace, script)))
         try:
             process = subprocess.Popen(
                 [sys.executable, str(script)],
@@ -164,7 +174,8 @@ async def run_script(script: Path, job: ProcessorJob, on_line: Callable[[bytes],
                 bufsize=0,
                 cwd=job.scratch,
                 # The script does not get the worker's settings and credentials.
-                env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": job.scratch},
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": job.scratch, **pipe.variables},
+                pass_fds=pipe.passed,
                 # A process group of its own, so that the script's children are ended with it.
                 start_new_session=True,
             )
@@ -178,6 +189,7 @@ async def run_script(script: Path, job: ProcessorJob, on_line: Callable[[bytes],
         readers = asyncio.gather(
             _relay(await _stream(process.stdout, stack), on_line, process),
             _log_lines(await _stream(process.stderr, stack), script.stem),
+            pipe.relay(),
         )
         stack.callback(readers.cancel)
         await _ended(process, stack)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+import linetrace
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
 from longhaul.stores.interface import Corrupt, StoreError
@@ -140,6 +141,8 @@ class Guard:
         endpoint: Callable[[Request, I], Awaitable[Response]],
         tell: Callable[[Request, Identity | None, Trouble], Response],
     ) -> Response:
+        if identity is not None:
+            linetrace.add(user=identity.owner)
         try:
             if (identity is None or identity.by_cookie) and self.accounts.is_forged(request):
                 raise Trouble(

@@ -26,7 +26,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from longhaul import logs
+from linetrace.asgi import LineTrace
+from longhaul import logs, tracing
 from longhaul.services import Services
 from longhaul.settings import POLICY, Settings, SettingsError
 from longhaul.web import routes, tus, tus_exchange
@@ -185,7 +186,15 @@ def create_app(services: Services) -> Starlette:
 
     app = Starlette(routes=served, lifespan=lifespan)
     app.router.redirect_slashes = False
-    app.add_middleware(RequestLog)
+    trace_key = services.settings.credential("trace-key")
+    app.add_middleware(
+        LineTrace,
+        folders=tracing.FOLDERS,
+        token_key=trace_key.encode() if trace_key else None,
+        environment=services.settings.environment,
+        request_id=lambda scope: scope["state"]["request_id"],
+    )
+    app.add_middleware(RequestLog)  # the outer one: it makes the id
     return app
 
 

@@ -24,6 +24,7 @@ from enum import StrEnum
 from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope, Send
 
+import linetrace
 from longhaul import logs
 from longhaul.database import DatabaseUnavailable
 from longhaul.services import Services
@@ -141,6 +142,7 @@ class Tus:
                 "log in, or send Authorization: Bearer <access token>",
                 {"WWW-Authenticate": 'Bearer realm="longhaul"'},
             )
+        linetrace.add(user=owner)
         size = announced_size(exchange.headers, self._settings.max_upload_bytes)
         metadata = parse_metadata(exchange.headers.get("upload-metadata", ""))
         carries = exchange.headers.get("content-type") == BODY_TYPE
@@ -158,6 +160,7 @@ class Tus:
             )
         except DatabaseUnavailable as error:
             raise Refusal(503, "uploads cannot be created now: try again in a minute", {"Retry-After": "30"}) from error
+        linetrace.add(upload=upload.id)
         log.info("upload created", extra={"upload_id": upload.id, "owner": owner, "size": size})
         headers = {"Location": self._location(exchange, upload), "Upload-Expires": _expires(upload)}
         if carries and size:
