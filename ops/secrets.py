@@ -46,6 +46,7 @@ SECRETS: dict[str, Callable[[], Any] | None] = {
     "vault_storage_hash_suffix": lambda: secrets.token_hex(16),
     "vault_web_session_secrets": lambda: [_password()],
     "vault_web_access_tokens": _access_tokens,
+    "vault_web_trace_key": _password,
     "vault_pki_ca_key": None,
     "vault_pki_ca_certificate": None,
     "vault_pki_next_ca_key": str,

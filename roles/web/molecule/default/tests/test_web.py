@@ -153,6 +153,7 @@ def test_the_service_gets_its_settings_and_secrets(ask: Callable[[], Any], varia
         "database-password": [variables["web_database_password"]],
         "swift-key": [variables["web_storage_key"]],
         "session-secret": list(variables["web_session_secrets"]),
+        "trace-key": [variables["web_trace_key"]],
         "access-tokens": [
             f"{name}:{hashlib.sha256(token.encode()).hexdigest()}"
             for name, token in sorted(variables["web_access_tokens"].items())
