@@ -7,6 +7,7 @@ from invoke import Collection
 from ops.tasks import (
     access,
     app,
+    bench,
     build,
     database,
     deploy,
@@ -23,10 +24,11 @@ from ops.tasks import (
     secrets,
     status,
     test,
+    trace,
 )
 
-WITHOUT_PREFIX = (access, build, deploy, load, provision, status, test)
-WITH_PREFIX = (app, database, docs, host, lab, lock, packages, processors, requirements, role, secrets)
+WITHOUT_PREFIX = (access, build, deploy, load, provision, status, test, trace)
+WITH_PREFIX = (app, bench, database, docs, host, lab, lock, packages, processors, requirements, role, secrets)
 
 namespace = Collection()
 for module in WITHOUT_PREFIX:

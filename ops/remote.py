@@ -78,14 +78,21 @@ def answer(
     return json.loads(said.stdout or "null")
 
 
-def ask_program(environment: Environment, host: Host, name: str, *arguments: str, as_root: bool = True) -> Any:
+def ask_program(
+    environment: Environment,
+    host: Host,
+    name: str,
+    *arguments: str,
+    as_root: bool = True,
+    seconds: float = ANSWER_SECONDS,
+) -> Any:
     """The JSON that the program `name` of ops/on_host prints on a host, parsed.
 
     Raises NoAnswer, with the last words of a program that failed.
     """
     become = ["sudo", "-n"] if as_root else []
     command = [*become, "python3", "-c", on_host.path_of(name).read_text(), *arguments]
-    return answer(environment, host, command)
+    return answer(environment, host, command, seconds=seconds)
 
 
 def of_all[T](hosts: Sequence[Host], ask: Callable[[Host], T]) -> dict[str, T]:
