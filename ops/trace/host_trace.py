@@ -58,14 +58,17 @@ class HostTrace:
         )
         self._events = events
         self._channel: Any = None
+        self._unsent = ""
         self._stopped = False
         self._lock = threading.Lock()
         threading.Thread(target=self._run, name=f"trace of {host.name}", daemon=True).start()
 
     def feed(self, text: str = "") -> None:
-        """Send a line to the command. Does nothing if it cannot be reached."""
+        """Send a line to the command, as soon as it runs. Does nothing if it cannot be reached any more."""
         with self._lock, suppress(OSError, EOFError):
-            if self._channel is not None and not self._stopped:
+            if self._channel is None:
+                self._unsent += f"{text}\n" if text else ""
+            elif not self._stopped:
                 self._channel.sendall(f"{text}\n".encode())
 
     def stop(self) -> None:
@@ -83,6 +86,7 @@ class HostTrace:
                 channel.exec_command(self._line)
                 with self._lock:
                     self._channel = channel
+                    channel.sendall(self._unsent.encode())
                     if self._stopped:
                         channel.shutdown_write()
                 messages = self._read(channel)

@@ -6,10 +6,12 @@ import heapq
 import itertools
 import queue
 import secrets
+import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, cast
 
 from ops.environment import Environment, Host
@@ -26,6 +28,8 @@ ENDING_SECONDS = 12.0
 SILENT_SECONDS = 6.0
 """A process says each second how much it has shown; after so long without a word its host is lost."""
 WAIT_SECONDS = 0.1
+SERVED, JOB_ENDED = "its request was served", "its job has ended"
+"""Why linetrace ends a trace by itself (monitor.py there)."""
 
 
 @dataclass
@@ -78,6 +82,7 @@ class TraceSession:
         self._open = {host.name: self._start(host) for host in hosts}
         self._deadline = time.monotonic() + order.seconds
         self._stopping = 0.0
+        self._interrupted = False
         self._upload = ""
         self._winner: Process | None = None
         self._waiting: list[tuple[float, int, float, HostLine]] = []
@@ -88,33 +93,43 @@ class TraceSession:
     def run(self, show: Callable[[list[HostLine]], None], tick: Callable[[Progress], None]) -> None:
         """Trace until it ends. `show` gets lines in the order of time, `tick` the state each tenth of a second.
 
-        Ctrl-C ends it in good order. Raises Failure if no host can be traced, or none knows the function.
+        Ctrl-C ends it in good order; a second one breaks it off. Raises Failure if no host can be traced, or none knows
+        the function.
         """
-        fed_at = time.monotonic()
-        while self._open:
-            try:
-                self._take(self._arrived())
-                now = time.monotonic()
-                if now - fed_at >= FEED_SECONDS:
-                    fed_at = now
-                    for host in self._open.values():
-                        host.feed()
-                    self._give_up(now)
-                if lines := self._due(now):
-                    show(lines)
-                tick(self.progress)
-                if now > self._deadline:
-                    self.stop(f"its {self._order.seconds} s are over")
-                if self._stopping and now - self._stopping > ENDING_SECONDS:
-                    for name in self._open:
-                        self._problem(f"{name}: not a word about the end of the trace")
-                    break
-            except KeyboardInterrupt:
-                if self._stopping:
-                    raise
-                self.stop("Ctrl-C")
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            self._loop(show, tick)
+        finally:
+            signal.signal(signal.SIGINT, before)
         show(self._due(float("inf")))
         self._judge()
+
+    def _loop(self, show: Callable[[list[HostLine]], None], tick: Callable[[Progress], None]) -> None:
+        fed_at = time.monotonic()
+        while self._open:
+            self._take(self._arrived())
+            now = time.monotonic()
+            if now - fed_at >= FEED_SECONDS:
+                fed_at = now
+                for host in self._open.values():
+                    host.feed()
+                self._give_up(now)
+            if lines := self._due(now):
+                show(lines)
+            tick(self.progress)
+            if self._interrupted:
+                self.stop("Ctrl-C")
+            if now > self._deadline:
+                self.stop(f"its {self._order.seconds} s are over")
+            if self._stopping and now - self._stopping > ENDING_SECONDS:
+                for name in self._open:
+                    self._problem(f"{name}: not a word about the end of the trace")
+                break
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
 
     def stop(self, why: str) -> None:
         """End the trace on all hosts. The first reason stays."""
@@ -155,9 +170,10 @@ class TraceSession:
 
     def _take(self, events: Iterable[Event]) -> None:
         for trace, news in events:
+            if self._open.get(trace.host.name) is not trace:
+                continue  # given up, or another one has taken its place
             if news is None:
-                if self._open.get(trace.host.name) is trace:
-                    del self._open[trace.host.name]
+                del self._open[trace.host.name]
             elif isinstance(news, Failure):
                 self._problem(news.message)
             else:
@@ -166,7 +182,7 @@ class TraceSession:
     def _message(self, trace: HostTrace, message: dict[str, Any]) -> None:
         name = message.pop("process")
         process = self.processes.setdefault((trace.host.name, name), Process(trace, name))
-        process.heard = time.monotonic()
+        process.host, process.heard = trace, time.monotonic()
         match message["type"]:
             case "line":
                 self._line(process, cast("HostLine", {"host": trace.host.name, "process": name, **message}))
@@ -178,8 +194,10 @@ class TraceSession:
             case "refused" | "lost" as kind:
                 process.ended = kind
                 self._problem(f"{trace.host.name} {name}: {message['error']}")
-            case "armed" if self._order.function:
-                self._functions(message)
+            case "armed":
+                process.ended = ""
+                if self._order.function:
+                    self._functions(message)
 
     def _line(self, process: Process, line: HostLine) -> None:
         if line["kind"] == "notice" and line["source"].startswith("## ended"):
@@ -239,16 +257,18 @@ class TraceSession:
             each.held.clear()
 
     def _ended(self, process: Process, reason: str) -> None:
-        if self._order.next_upload and not self._upload and reason == "its request was served":
+        if self._order.next_upload and reason == SERVED:
             # The creation was refused, so it is not the next upload.
             process.held.clear()
             host = process.host.host
             process.host.stop()
-            self._open[host.name] = self._start(host)
+            again = self._open[host.name] = self._start(host)
+            if self._upload:
+                again.feed(f"follow {self._upload}")
             return
         process.ended = reason
         # What is traced has ended there: it cannot go on elsewhere.
-        if reason in ("its request was served", "its job has ended") and (process.lines or not self._order.of_one):
+        if reason in (SERVED, JOB_ENDED) and (process.lines or not self._order.of_one):
             self.stop(reason)
         elif all(each.ended for each in self.processes.values()):
             self.why = self.why or reason

@@ -103,26 +103,31 @@ def test_the_next_upload_is_followed_into_the_script_while_others_work(site: Sit
     assert record["lines"] == len(shown.splitlines())
 
 
-def test_a_web_host_that_loses_its_power_does_not_end_the_trace(site: Site, tmp_path: Path) -> None:
-    """And a second trace runs beside the first; each sees its own only."""
-    first = Tracing(tmp_path, "--user=operator", "--seconds=300")
-    second = Tracing(tmp_path, "--function=longhaul.web.tus.Tus._create", "--host=web1,web2")
-    lost, other = site.group("web")
-    assert len(traces(site, other)) == 2
-    site.power_cut(lost)
-    file = tmp_path / "beside.bin"
-    random_file(file, 2 * MB, seed=22)
-    client = site.start("tus-js-client", file)
-    client.wait_success(90)
-    until(lambda: "longhaul.processing.attempt" in first.lines.read_text(), "lines of the worker", 60)
-    until(lambda: f"{lost} is silent" in first.said.read_text(), "the loss to be noticed", 30)
-    said = first.end(signal.SIGINT)
+def test_an_upload_is_followed_to_another_web_host_when_its_own_loses_its_power(site: Site, tmp_path: Path) -> None:
+    """And a second trace beside it sees its own only, and goes on when the first ends."""
+    web = site.group("web")
+    first = Tracing(tmp_path, "--next-upload")
+    second = Tracing(tmp_path, "--function=longhaul.web.tus.Tus._offset", f"--host={','.join(web)}", "--seconds=300")
+    assert [len(traces(site, host)) for host in web] == [2, 2]
+    file = tmp_path / "moved.bin"
+    random_file(file, 30 * MB, seed=22)
+    with site.line("moved", "40mbit") as line:
+        client = line.start("tus-js-client", file)
+        client.wait_until(lambda: line.acknowledged() > 10 * MB, "10 MB to be sent", 60)
+        query = f"select server from uploads where id = '{client.upload_id}' and receiver is not null"  # noqa: S608
+        lost = site.sql(query)[0][0]
+        site.power_cut(lost)
+        client.wait_success(120)
+    said = first.end()
+    (other,) = set(web) - {lost}
+    assert "ended: its job has ended" in said
     assert f"{lost} does not answer" in said
-    assert f"disarmed: {other}," in said
-    assert [trace["by"] for trace in traces(site, other)], "the second trace ended with the first"
+    assert said.partition("disarmed: ")[2].splitlines()[0].split(", ") == [other, *site.group("workers")]
+    assert {shown.split()[1] for shown in first.lines.read_text().splitlines()} > set(web)
+    assert len(traces(site, other)) == 1, "the second trace ended with the first"
     second.end(signal.SIGINT)
-    functions = {line.split()[3].rsplit(":", 2)[0] for line in second.lines.read_text().splitlines()}
-    assert functions == {"longhaul.web.tus"}
+    modules = {shown.split()[3].partition(":")[0] for shown in second.lines.read_text().splitlines()}
+    assert modules == {"longhaul.web.tus"}
     assert not traces(site, other)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,7 @@ def run(
         nonlocal pressed
         if not pressed:
             pressed = True
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)
 
     session.run(shown.extend, tick)
     return session, shown
@@ -137,6 +139,37 @@ def test_a_creation_that_was_refused_is_not_the_next_upload() -> None:
             assert again.host is WEB1
             again.line(2, "created", upload="u1")
             session.stop("seen")
+
+    session.run(shown.extend, tick)
+    assert sources(shown) == ["created"]
+
+
+def test_a_refused_creation_elsewhere_does_not_end_the_upload_that_was_found() -> None:
+    def act(web1: FakeTrace, web2: FakeTrace, worker1: FakeTrace) -> None:
+        web2.line(1, "web2 refuses a creation")
+        web1.line(2, "created", upload="u1")
+        web2.over(SERVED)
+        worker1.line(3, "processed", upload="u1")
+        worker1.over("its job has ended")
+
+    session, shown = run(order(next_upload=True), act)
+    assert sources(shown) == ["created", "processed"]
+    assert session.why == "its job has ended"
+    again = FakeTrace.made[3]
+    assert (again.host, again.fed) == (WEB2, ["follow u1"])
+
+
+def test_what_a_replaced_command_still_says_does_not_count() -> None:
+    session = TraceSession(ENVIRONMENT, order(next_upload=True), (WEB1, WORKER1), by="ann")
+    web1, worker1 = FakeTrace.made
+    web1.over(SERVED)
+    web1.line(1, "too late", upload="u9")
+    shown: list[HostLine] = []
+
+    def tick(_: Progress) -> None:
+        if len(FakeTrace.made) == 3 and not shown:
+            FakeTrace.made[2].line(2, "created", upload="u1")
+            worker1.over("its job has ended")
 
     session.run(shown.extend, tick)
     assert sources(shown) == ["created"]
