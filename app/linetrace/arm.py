@@ -13,7 +13,7 @@ from linetrace.limits import Limits, Options
 from linetrace.monitor import MONITOR
 from linetrace.own import OwnFiles
 from linetrace.selection import Selection
-from linetrace.sinks import Sink, SinkLost
+from linetrace.sinks import DescriptorSink, Sink, SinkLost
 from linetrace.trace import Counts, Record, Trace
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def arm_directly(
         if not trace.ended:
             tell(ended=trace.counts.dropped > 0)
 
-    trace = _new(folders, None, limits or Limits.of_script(), options, ids, direct=direct)
+    reader_gone = sink.reader_gone if isinstance(sink, DescriptorSink) else lambda: False
+    trace = _new(folders, None, limits or Limits.of_script(), options, ids, direct=direct, reader_gone=reader_gone)
     formatter = Formatter(trace)
     fresh, read, line = trace.fresh, formatter.read, formatter.line
     MONITOR.add(trace)
@@ -112,6 +113,7 @@ def _new(
     ids: Mapping[str, str] | None,
     *,
     direct: Callable[[Record], None] | None = None,
+    reader_gone: Callable[[], bool] = lambda: False,
 ) -> Trace:
     return Trace(
         OwnFiles(folders),
@@ -120,6 +122,7 @@ def _new(
         options=options or Options(),
         ids=ids or {},
         direct=direct,
+        reader_gone=reader_gone,
     )
 
 

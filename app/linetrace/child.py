@@ -1,25 +1,36 @@
 """A child process that works for a traced scope is traced too, and its lines become lines of the same traces.
 
 The parent asks `wanted` before it starts a Python program, gives it the variables of `environment`, and hands each line
-that comes through the pipe to `take`. Parent and child may be strangers with a third process between them that passes
-on what `wanted` gave, and the lines. When `wanted` is None again, the parent closes the pipe: that disarms the child.
+that comes back to `take`. Parent and child may be strangers with a third process between them that passes
+on what `wanted` gave, and the lines. When `wanted` is None again, the parent closes its end: that disarms the child.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from linetrace import context
 from linetrace.clock import monotonic
 
 if TYPE_CHECKING:
+    from linetrace.record import Line
     from linetrace.trace import Trace
 
-_KINDS = frozenset({"line", "call", "return", "yield", "exception", "value", "count", "notice"})
-_LONGEST_TEXT = 10_000
+_KINDS = frozenset({"line", "call", "return", "yield", "exception", "value", "count"})
+"""Not `notice`: what the tracer says of itself, a program must not say."""
+_LONGEST_TEXT = 500
+_LONGEST_DELAY = 60.0
+
+
+class Reader(Protocol):
+    """A stream of lines, as of asyncio."""
+
+    async def readline(self) -> bytes:
+        """The next line."""
 
 
 def wanted() -> dict[str, Any] | None:
@@ -46,7 +57,8 @@ def wanted() -> dict[str, Any] | None:
 
 
 def environment(how: Mapping[str, Any], own: Sequence[str], descriptor: int) -> dict[str, str]:
-    """Variables with which a Python interpreter traces its program as `how` says, own files only, to a descriptor.
+    """Variables with which a Python interpreter traces its program as `how` says, own files only, to a descriptor (of
+    a pipe, or better of a socket).
 
     The program does not see them. They replace PYTHONPATH. If tracing fails, the program runs without. Raises
     KeyError, TypeError or ValueError if `how` is not from `wanted`.
@@ -79,29 +91,51 @@ def take(text: bytes) -> bool:
     return bool(traces)
 
 
+class OtherLines:
+    """The lines of a stream that do not begin with `mark`; those that do are taken, and `taken` counts them."""
+
+    def __init__(self, reader: Reader, mark: bytes) -> None:
+        self.taken = 0
+        self._reader = reader
+        self._mark = mark
+
+    async def next(self) -> bytes:
+        """The next line, b"" at the end of the stream."""
+        while (line := await self._reader.readline()).startswith(self._mark):
+            self.taken += 1
+            take(line.removeprefix(self._mark))
+        return line
+
+
 def _takers() -> tuple[Trace, ...]:
     """The traces of this process that want all of the running scope."""
-    imported = sys.modules.get("linetrace.monitor")
-    if imported is None:
+    # While it is being imported, the module is there without it.
+    monitor = getattr(sys.modules.get("linetrace.monitor"), "MONITOR", None)
+    if monitor is None:
         return ()
     scope = context.current.get()
-    monitor = imported.MONITOR
     chosen = monitor.takers(scope) if scope is not None else ()
     return tuple(trace for trace in monitor.traces if trace.chooser.selection.kind == "everything" or trace in chosen)
 
 
-def _line(text: bytes) -> Any:
-    from linetrace.record import Line
+def _line(text: bytes) -> Line | None:
+    """The line that a child process wrote, which may write whatever it likes."""
+    from linetrace.record import Line, printable
 
+    now = time.time()
     try:
         values = json.loads(text)
-        time, kind, module = float(values["time"]), values["kind"], str(values["module"])[:200]
-        number, file, since = int(values["line"]), str(values.get("file", "")), values.get("since")
-        thread = int(values.get("thread", 0))
+        at, number, thread = float(values["time"]), int(values["line"]), int(values.get("thread", 0))
+        since = values.get("since")
         since = None if since is None else float(since)
-        source = str(values["source"])
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        kind, module, source, file = (str(values.get(name, "")) for name in ("kind", "module", "source", "file"))
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-    if kind not in _KINDS:
+    if kind not in _KINDS or not 0 <= number < 1 << 31 or not 0 <= thread < 1 << 63:
         return None
-    return Line(time, kind, module, number, source[:_LONGEST_TEXT], file[:4_096], thread, {}, since)
+    if not now - _LONGEST_DELAY <= at <= now:  # also what is not a number
+        at = now
+    if since is not None and not 0 <= since < 1 << 31:
+        since = None
+    module, source, file = (printable(each[:_LONGEST_TEXT]) for each in (module, source, file))
+    return Line(at, kind, module, number, source, file, thread, {}, since)

@@ -99,13 +99,15 @@ class Clients:
 
     def __init__(self, paths: Sequence[Path], *, as_json: bool, fed_seconds: float | None) -> None:
         self._open: list[_Client] = []
+        self._output = _Output()
         self._as_json = as_json
         self._fed_seconds = fed_seconds
         self._exit = DONE
         self._stopping = 0.0
         for path in paths:
             try:
-                self._open.append(_Client(path, as_json=as_json, label=f"{path.stem} " if len(paths) > 1 else ""))
+                label = f"{path.stem} " if len(paths) > 1 else ""
+                self._open.append(_Client(path, self._output, as_json=as_json, label=label))
             except AttachError as error:
                 self._failed(path.stem, str(error))
 
@@ -114,25 +116,39 @@ class Clients:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: self._stop())
         self._send(arm)
-        feed = _Feed(self._fed_seconds)
-        alive_at = time.monotonic()
+        feed, output = _Feed(self._fed_seconds), self._output
+        alive_at = begun = time.monotonic()
         while self._open:
             now = time.monotonic()
+            if now - begun > ANSWER_SECONDS:
+                self._give_up()
             if now >= alive_at:
                 alive_at = now + ALIVE_SECONDS
                 self._send({"type": "alive"})
             if self._stopping and now - self._stopping > ENDING_SECONDS:
                 silent = ", ".join(client.name for client in self._open)
                 raise AttachError(f"{silent}: not a word within {ENDING_SECONDS:g} s that the trace has ended")
-            ready, _, _ = select.select([*self._open, *feed.watched], [], [], 0.25)
+            # What cannot be passed on is not read: then the process waits, and drops lines.
+            hearing = [] if output.full else self._open
+            ready, _, _ = select.select([*hearing, *feed.watched], [output] if output.full else [], [], 0.25)
             for client in [each for each in self._open if each in ready]:
                 self._hear(client)
-            sys.stdout.flush()
+            output.send()
             for word in feed.read() if len(feed.watched) and feed.watched[0] in ready else ():
                 self._send({"type": "follow", "id": word})
             if feed.over:
-                self._stop()
+                self._stop("" if feed.ended else "its caller is silent")
+            if output.broken:
+                self._stop("nobody reads its lines any more")
+        output.finish()
         return self._exit
+
+    def _give_up(self) -> None:
+        """Do without processes that have not said a word."""
+        for client in [each for each in self._open if not each.greeted]:
+            self._failed(client.name, "the process does not answer: it is stopped, or its interpreter is held", "lost")
+            self._open.remove(client)
+            client.close()
 
     def _hear(self, client: _Client) -> None:
         try:
@@ -148,14 +164,14 @@ class Clients:
     def _failed(self, name: str, why: str, kind: str = "refused") -> None:
         self._exit = FAILED
         if self._as_json:
-            print(json.dumps({"process": name, "type": kind, "error": why}))  # noqa: T201
+            self._output.write(json.dumps({"process": name, "type": kind, "error": why}))
         else:
             tell(why)
 
-    def _stop(self) -> None:
+    def _stop(self, reason: str = "") -> None:
         if not self._stopping:
             self._stopping = time.monotonic()
-            self._send({"type": "stop"})
+            self._send({"type": "stop", **({"reason": reason} if reason else {})})
 
     def _send(self, values: dict[str, Any]) -> None:
         for client in self._open:
@@ -163,11 +179,12 @@ class Clients:
 
 
 class _Client:
-    """The connection to one process; `label` stands before what it says."""
+    """The connection to one process; `label` stands before what it says. `greeted`: it has said something."""
 
-    def __init__(self, path: Path, *, as_json: bool, label: str) -> None:
+    def __init__(self, path: Path, output: _Output, *, as_json: bool, label: str) -> None:
         self.name = path.stem
-        self.ended = False
+        self.greeted = self.ended = False
+        self._output = output
         self._label = label
         self._as_json = as_json
         self._beginning = f'{{"process": {json.dumps(self.name)}, '.encode()
@@ -201,18 +218,19 @@ class _Client:
     def _show(self, message: bytes) -> None:
         values = json.loads(message)
         kind = values["type"]
+        self.greeted = True
         if kind == "refused":
             raise AttachError(f"refused: {values['error']}")
         if kind == "ended":
             self.ended = True
         if self._as_json:
-            print((self._beginning + message[1:]).decode())  # noqa: T201
+            self._output.write((self._beginning + message[1:]).decode())
         elif kind == "line" and values["kind"] not in ("notice", "ids"):
             line = Line(
                 values["time"], values["kind"], values["module"], values["line"], values["source"],
                 since=values.get("since"),
             )  # fmt: skip
-            print(self._label + as_text(line))  # noqa: T201
+            self._output.write(self._label + as_text(line))
         elif kind == "line" and not values["source"].startswith("## ended"):
             tell(self._label + values["source"].removeprefix("## "))
         elif kind == "armed":
@@ -221,26 +239,65 @@ class _Client:
             tell(f"{self._label}ended: {values['reason']}; {values['lines']:,} lines, {values['dropped']:,} dropped")
 
 
+class _Output:
+    """Standard output, written to only as much as it takes at once: a reader that stops must not stop this command.
+
+    `full`: lines wait for it. `broken`: nobody reads it any more.
+    """
+
+    def __init__(self) -> None:
+        self.broken = False
+        self._waiting = bytearray()
+
+    @property
+    def full(self) -> bool:
+        return bool(self._waiting)
+
+    def fileno(self) -> int:
+        """For select."""
+        return sys.stdout.fileno()
+
+    def write(self, line: str) -> None:
+        """Keep a line to be written."""
+        if not self.broken:
+            self._waiting += line.encode("utf-8", "backslashreplace") + b"\n"
+
+    def send(self, seconds: float = 0.0) -> None:
+        """Write what can be written within so many seconds."""
+        done = 0
+        try:
+            while done < len(self._waiting) and select.select([], [self], [], seconds)[1]:
+                # What is called writable takes this much without blocking, see pipe(7).
+                done += os.write(self.fileno(), self._waiting[done : done + select.PIPE_BUF])
+        except OSError:
+            self.broken, done = True, len(self._waiting)
+        del self._waiting[:done]
+
+    def finish(self) -> None:
+        """Write the rest, unless nobody takes it."""
+        self.send(ENDING_SECONDS)
+
+
 class _Feed:
-    """Standard input, if the caller feeds it: `over` is set when it ends or brings nothing for so many seconds."""
+    """Standard input, if the caller feeds it: `over` when it has `ended` or brings nothing for so many seconds."""
 
     def __init__(self, seconds: float | None) -> None:
         self.watched = [] if seconds is None else [sys.stdin.fileno()]
         self._seconds = seconds
         self._fed_at = time.monotonic()
-        self._ended = False
+        self.ended = False
         self._waiting = b""
 
     @property
     def over(self) -> bool:
-        return self._ended or (self._seconds is not None and time.monotonic() - self._fed_at > self._seconds)
+        return self.ended or (self._seconds is not None and time.monotonic() - self._fed_at > self._seconds)
 
     def read(self) -> Iterator[str]:
         """The ids to follow in what has come."""
         self._fed_at = time.monotonic()
         data = os.read(self.watched[0], 65_536)
         if not data:
-            self._ended, self.watched = True, []
+            self.ended, self.watched = True, []
         *lines, self._waiting = (self._waiting + data).split(b"\n")
         for line in lines:
             if line.startswith(FOLLOW):

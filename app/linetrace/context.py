@@ -147,7 +147,10 @@ class request:  # noqa: N801  # used like a function
 
 
 class job(bound):  # noqa: N801  # used like a function
-    """The code inside the `with` is one whole job: `with job(job=5, upload="u7"):`. A trace of it ends with it."""
+    """The code inside the `with` is one whole job: `with job(job=5, upload="u7"):`.
+
+    A trace of it ends with it, unless it ends by an exception: then it may run again.
+    """
 
     __slots__ = ()
 
@@ -155,7 +158,8 @@ class job(bound):  # noqa: N801  # used like a function
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         leave(self._token)
-        finish(self._scope)
+        if kind is None:
+            finish(self._scope)
 
 
 def add(**ids: str | int | None) -> None:

@@ -12,7 +12,7 @@
 | process | `count` | each second: `lines`, `dropped`, `repeated`, `seconds_left` |
 | client | `follow` | `id` to follow instead of waiting for the next request: it came to another process |
 | client | `alive` | does nothing; `lease` in `arm` says after how many seconds of silence the trace ends |
-| client | `stop` | ends the trace |
+| client | `stop` | ends the trace; `reason` may say why |
 | process | `ended` | `reason`, `lines`, `dropped`, `repeated`; then the connection closes |
 
 A connection has one trace. `to` lists `client` and `syslog`. The trace ends when the connection is lost.
@@ -76,7 +76,7 @@ class _Connection:
                 folders=list(self._program.folders),
             )
             for message in self._messages():
-                self._follow(message)
+                self._obey(message)
         except BlockingIOError:
             reason = "the client was silent for longer than its lease"
         except (OSError, SinkLost):
@@ -95,7 +95,7 @@ class _Connection:
             *lines, waiting = (waiting + data).split(b"\n")
             yield from lines
 
-    def _follow(self, message: bytes) -> None:
+    def _obey(self, message: bytes) -> None:
         try:
             values = json.loads(message)
             kind = values.get("type") if isinstance(values, dict) else None
@@ -108,9 +108,9 @@ class _Connection:
 
                 self._say("stacks", **stacks.take(self._program))
             elif kind == "stop" and self._trace is not None:
-                self._trace.stop("the client ended it")
+                self._trace.stop(str(values.get("reason", "the client ended it"))[:200])
             elif kind == "follow" and self._trace is not None:
-                self._follow_other(values.get("id"))
+                self._follow_id(values.get("id"))
             elif kind != "alive":
                 known = "arm, status, stacks, follow, alive, stop"
                 raise Refused(f"there is no message {kind!r} here; protocol {PROTOCOL} has {known}")
@@ -160,7 +160,7 @@ class _Connection:
             self._send_now(_encoded("armed", answer))
         log.info("trace armed", extra={**about, "selection": selection.as_json(), "limits": limits.as_json()})
 
-    def _follow_other(self, value: object) -> None:
+    def _follow_id(self, value: object) -> None:
         from linetrace.monitor import MONITOR
 
         assert self._trace is not None
@@ -242,7 +242,7 @@ class _ClientSink:
 def status() -> dict[str, Any]:
     """What is armed in this process, as sys.monitoring itself has it. Does not import the tracer."""
     imported = sys.modules.get("linetrace.monitor")
-    if imported is None:
+    if imported is None or not hasattr(imported, "MONITOR"):  # while it is being imported, it has none yet
         return {"traces": [], "tool": None, "code_with_events": 0}
     monitor = imported.MONITOR
     traces = [

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 QUEUED_RECORDS = 20_000
-"""Records that wait for the drain thread. About 250 bytes each, so 5 MB; what comes while it is full is dropped."""
+"""Records that wait for the drain thread; what comes while it is full is dropped. About 250 bytes each, so 5 MB; 1 KB
+and 20 MB if they come from a child process.
+"""
 
 LONGEST_TEXT = 200
 """Characters of a value that are shown."""

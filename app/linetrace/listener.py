@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import threading  # noqa: F401  # here: before Python 3.13 the thread that imports it first counts as the main thread
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from linetrace.peer import Program, may_control
 LONGEST_PATH = 107
 """Bytes of a socket's path, see unix(7)."""
 BACKLOG = 8
+RETRY_SECONDS = 0.1
 
 
 class Listener:
@@ -64,7 +66,10 @@ class Listener:
             try:
                 connection, _ = listening.accept()
             except OSError:
-                return  # closed
+                if listening.fileno() < 0:
+                    return  # closed
+                time.sleep(RETRY_SECONDS)  # no descriptor is free (EMFILE): the next client may be luckier
+                continue
             if not may_control(connection):
                 connection.close()
                 continue

@@ -7,13 +7,15 @@
 | return, yield | `<- name = 42`, `<~ name = 42` |
 | exception | `!! ValueError('no')` |
 | value | `== name = 42`: the value that the line before gave it |
-| count | `## shown 100 times, 900 more not shown` |
+| count | `## shown 100 times, from now on only counted`; at the end `## 900 times more, not shown` |
+| ids | `## request='a1' user='ann'`: what a selected piece of work is called; the module is `linetrace`, the line 0 |
 | notice | `## ` and what the tracer says of itself; the module is `linetrace`, the line 0 |
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -37,6 +39,14 @@ class Line(NamedTuple):
 def notice(time: float, text: str, ids: Mapping[str, str]) -> Line:
     """What the tracer says of itself, as a line of the trace."""
     return Line(time, "notice", "linetrace", 0, f"## {text}", ids=ids)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with line ends, other control characters and lone surrogates escaped: a terminal shows it as it is."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def as_text(line: Line) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
+import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
@@ -53,6 +55,11 @@ class DescriptorSink:
     def __init__(self, descriptor: int, *, json: bool = False) -> None:
         self._descriptor = descriptor
         self._format = as_json if json else as_text
+        self._write: Callable[[int, bytes], int] = _write
+        if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            # A program that has SIGPIPE kill it must not be killed because nobody reads its trace any more.
+            self._socket = socket.socket(fileno=descriptor)
+            self._write = lambda _descriptor, data: self._socket.send(data, socket.MSG_NOSIGNAL)
 
     def send(self, lines: Sequence[Line]) -> int:
         """See Sink."""
@@ -60,12 +67,18 @@ class DescriptorSink:
         data = "".join([f"{shown(line)}\n" for line in lines]).encode("utf-8", "backslashreplace")
         while data:
             try:
-                data = data[_write(self._descriptor, data) :]
+                data = data[self._write(self._descriptor, data) :]
             except BlockingIOError:
                 return len(lines)  # the program made its output non-blocking, and the reader is slow
             except OSError as error:
                 raise SinkLost(f"the output cannot be written: {error.strerror}") from error
         return 0
+
+    def reader_gone(self) -> bool:
+        """Whether there is a pipe or a connection at whose other end nobody is any more."""
+        asked = select.poll()
+        asked.register(self._descriptor, 0)  # errors are told without being asked for, see poll(2)
+        return any(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, events in asked.poll(0))
 
     def close(self) -> None:
         """See Sink."""

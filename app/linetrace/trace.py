@@ -20,7 +20,7 @@ from linetrace.context import Scope
 from linetrace.limits import QUEUED_RECORDS, Limits, Options
 from linetrace.own import OwnFiles
 from linetrace.selection import Chooser, Selection
-from linetrace.values import Shower
+from linetrace.values import Shower, any_of
 
 if TYPE_CHECKING:
     from linetrace.record import Line
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _getframe = sys._getframe
 _DEEPEST = 500
+LOOK_SECONDS = 0.5
 CO_VARARGS, CO_VARKEYWORDS = 0x4, 0x8  # as in inspect, which takes long to import
 _SLOTS = count()
 
@@ -112,9 +113,13 @@ class Trace:
         options: Options,
         ids: Mapping[str, str],
         direct: Callable[[Record], None] | None = None,
+        reader_gone: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`direct` writes each record at once; `reader_gone` then says whether nobody can read what it writes."""
         self.files = files
         self.direct = direct
+        self._reader_gone = reader_gone
+        self._look_at = 0.0
         self.limits = limits
         self.options = options
         self.ids = dict(ids)
@@ -237,10 +242,11 @@ class Trace:
             "return": options.returns,
             "yield": options.returns,
             "exception": options.exceptions,
-            "value": bool(options.values),
+            "value": any_of(options.values)(line.text.removeprefix("== ").partition(" = ")[0]),
         }
         if shown.get(line.kind, True):
-            self._take(line.kind, line, line.number, scope, line.text)
+            told = line if options.timing else line._replace(since=None)
+            self._take(line.kind, told, line.number, scope, line.text)
 
     def knows(self, scope: Scope) -> None:
         """A selected scope has these ids: shown once."""
@@ -267,9 +273,22 @@ class Trace:
     def _counted(self, times: int, state: CodeState, number: int, scope: Scope | None) -> None:
         """A line beyond the limit of its location: said once."""
         next(self._repeated)
+        if self.direct is not None and times % 16 == 0:
+            self._look()
         if times == self.limits.per_location + 1 and not self.ended:
             text = f"## shown {times - 1:,} times, from now on only counted"
             self.emit((monotonic(), "count", state, number, get_ident(), scope, text))
+
+    def _look(self) -> None:
+        """End a direct trace, which has no thread of its own, in time, though it shows nothing now."""
+        now = monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        if now >= self.deadline:
+            self.stop(f"its {self.limits.seconds:g} s are over")
+        elif self._reader_gone():
+            self.stop("nobody reads its lines any more")
 
     def _values(self, state: CodeState, changed: object, scope: Scope | None) -> None:
         for number, text in changed:  # type: ignore[attr-defined]  # an iterator of Changes

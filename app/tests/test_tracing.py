@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 
 import linetrace
-from linetrace import Limits, Selection, tokens
+from linetrace import Selection, tokens
 from linetrace.arm import arm, wait
 from linetrace.trace import Trace
 from longhaul import logs
+from longhaul.processing.runner import SocketRunner, verdict_line
 from longhaul.processing.script import ProcessorJob
 from tests.linetrace.running import Recorder
 from tests.served import APP, TOKENS, TRACE_KEY, Site
@@ -74,19 +75,24 @@ async def test_the_script_of_a_traced_job_is_traced(bench: Bench, kind: str) -> 
 
 
 @both
+@pytest.mark.parametrize("signal", ["", "import signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL)"])
 @asynchronous
-async def test_a_trace_that_ends_lets_the_script_go_on(bench: Bench, kind: str) -> None:
+async def test_a_trace_that_ends_disarms_the_script_which_goes_on(bench: Bench, kind: str, signal: str) -> None:
+    """Though its loop shows nothing any more, and though it would be killed for writing to nobody."""
     bench.script(
-        "import sys\nfor number in range(20000):\n    pass\nsys.exit(5 if sys.monitoring.get_tool(3) is None else 6)\n"
+        f"import sys, time; {signal}\n"
+        "begun = time.monotonic()\n"
+        "print('{\"progress\": 0.5}', flush=True)\n"
+        "while sys.monitoring.get_tool(3) is not None and time.monotonic() < begun + 30:\n"
+        "    pass\n"
+        "sys.exit(5 if sys.monitoring.get_tool(3) is None else 6)\n"
     )
-    limits = Limits(lines=3)
-    with traced(bench.root, selection=Selection.of(job=7), limits=limits) as (trace, sink):
+    with traced(bench.root, selection=Selection.of(job=7)) as (trace, sink):
         async with bench.runner(kind) as runner:
             with logs.bound(job_id=7):
-                # The script would show more: its own trace has other limits than that of this process.
                 outcome = await runner.run(bench.job(), lambda _: trace.stop("enough"))
     assert outcome.exit_code == 5
-    assert len([line for line in sink.lines if line.module == "__main__" and line.kind == "line"]) == 3
+    assert [line for line in sink.lines if line.module == "__main__"]
 
 
 @both
@@ -107,15 +113,62 @@ async def test_a_unit_that_is_asked_for_an_impossible_trace_runs_the_script(benc
     bench.script("raise SystemExit(2)")
     async with bench.listening() as path:
         reader, writer = await asyncio.open_unix_connection(path)
-        writer.write(json.dumps({**json.loads(bench.job().for_script()), "trace": how}).encode() + b"\n")
+        writer.write(json.dumps({**json.loads(bench.job().for_script()), "how_traced": how}).encode() + b"\n")
         verdict = await asyncio.wait_for(reader.read(), 20)
         writer.close()
     assert json.loads(verdict.removeprefix(b"="))["exit_code"] == 2, verdict
 
 
+@both
+@pytest.mark.parametrize(
+    "written",
+    [b'{"kind": [], "time": 1, "line": 1}', b"null", b'{"time": 1e999}', b"\\xff\\n", b"{" * 50_000, b"[" * 30_000],
+)
+@asynchronous
+async def test_whatever_a_script_writes_as_its_trace_its_job_goes_on(bench: Bench, kind: str, written: bytes) -> None:
+    bench.script(
+        "import os, stat\n"
+        "for name in os.listdir('/proc/self/fd'):\n"
+        "    try:\n"
+        "        if stat.S_ISSOCK(os.fstat(int(name)).st_mode): os.write(int(name), "
+        f"{written!r} + b'\\n')\n"
+        "    except OSError: pass\n"
+        "raise SystemExit(2)\n"
+    )
+    with traced(bench.root, selection=Selection.of(job=7)) as (trace, _):
+        async with bench.runner(kind) as runner:
+            with logs.bound(job_id=7):
+                outcome = await runner.run(bench.job(), lambda _: None)
+        assert not trace.ended
+    assert outcome.exit_code == 2
+
+
+@asynchronous
+async def test_a_unit_of_an_older_release_is_not_told_that_the_trace_is_over(bench: Bench) -> None:
+    """It would take anything that it is sent for the end of the connection."""
+    said: list[bytes] = []
+
+    async def older(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said.append(await reader.readline())
+        writer.write(b'{"progress": 0.5}\n')
+        with contextlib.suppress(TimeoutError):
+            said.append(await asyncio.wait_for(reader.read(1), 2))
+        writer.write(verdict_line(0))
+        writer.close()
+
+    server = await asyncio.start_unix_server(older, str(bench.root / "s"))
+    bench.script("")
+    async with server:
+        with traced(bench.root, selection=Selection.of(job=7)) as (trace, _), logs.bound(job_id=7):
+            runner = SocketRunner(str(bench.root / "s"), bench.scripts)
+            outcome = await runner.run(bench.job(), lambda _: trace.stop("enough"))
+    assert outcome.exit_code == 0
+    assert len(said) == 1
+
+
 def test_the_script_is_not_told_of_the_trace(bench: Bench) -> None:
-    job = ProcessorJob(**{**json.loads(bench.job().for_script()), "trace": {"limits": {}}})
-    assert "trace" not in json.loads(job.for_script())
+    job = ProcessorJob(**{**json.loads(bench.job().for_script()), "how_traced": {"limits": {}}})
+    assert "how_traced" not in json.loads(job.for_script())
     assert ProcessorJob.from_line(job.line()) == job
 
 

@@ -102,9 +102,9 @@ class Store:
         if self._hosts and never == len(self._hosts):
             raise NotThereYet(f"The environment '{name}' has no etcd yet.", f"Run: ./inv provision --env={name}")
         raise Failure(
-            f"etcd of '{name}' does not answer, so the lock cannot be taken or read: {'; '.join(reasons)}",
-            f"See ./inv status, and try: ./inv provision --env={name} --without-lock. Deploy and rollback have this "
-            "option too. It works without the lock: make sure that nobody else changes the environment.",
+            f"etcd of '{name}' does not answer: {'; '.join(reasons)}",
+            f"See ./inv status. To change the environment in spite of it: ./inv provision --env={name} --without-lock. "
+            "Deploy and rollback have this option too. It works without the lock: make sure that you are alone.",
             Exit.UNAVAILABLE,
         )
 

@@ -1,7 +1,8 @@
 """Reads source files of Python on this host, for the page of a trace.
 
-Takes paths as arguments. Prints a JSON object: path -> text; files that cannot be read, are not named `.py` or are
-larger than LARGEST bytes are left out.
+Takes paths as arguments. Prints a JSON object: path -> text. Left out are files that cannot be read, are not named
+`.py`, are larger than LARGEST bytes or lie outside of HOME: this runs as root, and a processor's script names files
+too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+HOME = Path("/opt/longhaul")
 LARGEST = 1_000_000
 
 
@@ -17,11 +19,12 @@ def texts(paths: list[str]) -> dict[str, str]:
     """The texts of the files that can be shown."""
     found: dict[str, str] = {}
     for name in paths:
-        path = Path(name)
         try:
-            if path.suffix == ".py" and path.stat().st_size <= LARGEST:
+            path = Path(name).resolve()
+            ours = path.suffix == ".py" and path.is_relative_to(HOME.resolve()) and path.is_file()
+            if ours and path.stat().st_size <= LARGEST:
                 found[name] = path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
+        except (OSError, ValueError):  # ValueError: not a name that a file can have
             continue
     return found
 

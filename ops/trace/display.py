@@ -59,7 +59,7 @@ class TraceDisplay:
     def say(self, text: str) -> None:
         """Print a message that is no line."""
         self._clear()
-        console.print(text, markup=False)
+        console.print(printable(text), markup=False)
 
     def tick(self, progress: Progress) -> None:
         """Show the state: on a terminal below the lines, elsewhere now and then on standard error."""
@@ -94,5 +94,5 @@ class TraceDisplay:
             source = f"{BOLD_RED if line['kind'] == 'exception' else DIM}{source}{RESET}"
         return (
             f"{DIM}{clock(line)}{RESET} \x1b[{colour}m{line['host']}{RESET} {id_of(line)[:ID_LENGTH]:<{ID_LENGTH}} "
-            f"{DIM}{line['module']}:{line['line']}:{RESET} {source}{DIM}{took(line)}{RESET}"
+            f"{DIM}{printable(line['module'])}:{line['line']}:{RESET} {source}{DIM}{took(line)}{RESET}"
         )

@@ -1,6 +1,6 @@
 """The trace of the processes of one host: a command that runs there for as long as it is fed from here.
 
-If this machine, this program or the line between them fails, nothing feeds the command: it ends the trace within
+If this machine, this program or the line between them fails, nothing feeds the command: it ends the trace after
 FED_SECONDS. If it fails itself, the processes notice that at once.
 """
 
@@ -10,6 +10,7 @@ import json
 import queue
 import shlex
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -19,7 +20,8 @@ from ops.environment import Environment, Host
 from ops.errors import Exit, Failure
 from ops.trace.order import FOLDERS, Order
 
-FED_SECONDS = 5
+FED_SECONDS = 4
+FEED_SECONDS = 1.0
 PYTHON = "/opt/longhaul/current/venv/bin/python"
 # -I: not the user's own files; -B: a release is not written to.
 ATTACH = ("sudo", "-n", PYTHON, "-IB", "-m", "linetrace", "attach")
@@ -35,7 +37,10 @@ def places(host: Host, groups: Sequence[str]) -> list[str]:
 
 
 class HostTrace:
-    """Started at once in a thread of its own, which puts events into a queue. `lost`: the host is gone."""
+    """Runs in threads of its own from the beginning, and puts events into a queue.
+
+    `began` and `heard` are when it was started and when a message came last (0: never), of the monotonic clock.
+    """
 
     def __init__(
         self,
@@ -56,20 +61,32 @@ class HostTrace:
                 *places(host, order.groups),
             ]
         )
+        self.began = time.monotonic()
+        self.heard = 0.0
         self._events = events
+        self._ended = threading.Event()
         self._channel: Any = None
         self._unsent = ""
         self._stopped = False
         self._lock = threading.Lock()
-        threading.Thread(target=self._run, name=f"trace of {host.name}", daemon=True).start()
+        for work in (self._run, self._feed):
+            threading.Thread(target=work, name=f"trace of {host.name}", daemon=True).start()
 
-    def feed(self, text: str = "") -> None:
-        """Send a line to the command, as soon as it runs. Does nothing if it cannot be reached any more."""
+    def follow(self, upload: str) -> None:
+        """Have the processes follow this upload, as soon as the command runs."""
+        self._say(f"follow {upload}\n")
+
+    def _feed(self) -> None:
+        """Keep the command alive. In a thread of its own: printing may take long, or be stopped by the terminal."""
+        while not self._ended.wait(FEED_SECONDS):
+            self._say("\n")
+
+    def _say(self, text: str) -> None:
         with self._lock, suppress(OSError, EOFError):
             if self._channel is None:
-                self._unsent += f"{text}\n" if text else ""
+                self._unsent += text.lstrip("\n")
             elif not self._stopped:
-                self._channel.sendall(f"{text}\n".encode())
+                self._channel.sendall(text.encode())
 
     def stop(self) -> None:
         """Let the command end the trace; its last messages still come."""
@@ -100,12 +117,14 @@ class HostTrace:
             reason = str(error) or type(error).__name__
             self._events.put((self, remote.NoAnswer(self.host, reason, Exit.UNAVAILABLE)))
         finally:
+            self._ended.set()
             self._events.put((self, None))
 
     def _read(self, channel: Any) -> int:
         """Put all messages into the queue; returns how many there were."""
         count, waiting = 0, b""
         while data := channel.recv(READ_BYTES):
+            self.heard = time.monotonic()
             *lines, waiting = (waiting + data).split(b"\n")
             for line in lines:
                 self._events.put((self, json.loads(line)))

@@ -13,6 +13,7 @@ FOLDERS = {WEB: "/run/longhaul-web", WORKERS: "/run/longhaul-worker"}
 SECONDS = 60
 UPLOAD_SECONDS = 600
 LINES = 100_000
+MOST_SECONDS, MOST_LINES = 86_400, 10_000_000
 CREATION = ("--next", "--method", "POST", "--path", "/files*", "--follow", "upload")
 
 
@@ -91,8 +92,12 @@ def order(
             "all that the application does in N seconds.",
             Exit.USAGE,
         )
-    if seconds < 0 or lines < 0:
-        raise Failure("--seconds and --lines are above 0.", code=Exit.USAGE)
+    if not 0 <= seconds <= MOST_SECONDS or not 0 <= lines <= MOST_LINES:
+        raise Failure(
+            f"--seconds is 1 to {MOST_SECONDS:,}, and --lines is 1 to {MOST_LINES:,}.",
+            "Several short traces tell more than a long one, and cost less.",
+            Exit.USAGE,
+        )
     base = chosen[0] if chosen else Order("all that runs", ())
     seconds, lines = seconds or base.seconds, lines or base.lines
     words = (*base.words, f"--seconds={seconds}", f"--lines={lines}", *(beside or Beside()).words)

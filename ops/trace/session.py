@@ -20,13 +20,15 @@ from ops.trace.host_trace import Event, HostTrace, armed
 from ops.trace.order import Order
 from ops.trace.recording import HostLine
 
-FEED_SECONDS = 1.0
+LOOK_SECONDS = 1.0
 REORDER_SECONDS = 0.5
 """A line is shown so long after it came: lines of other hosts that are older may still come."""
 ENDING_SECONDS = 12.0
 """For the last words of a host; longer than `attach` waits for a process."""
 SILENT_SECONDS = 6.0
 """A process says each second how much it has shown; after so long without a word its host is lost."""
+STARTING_SECONDS = 20.0
+"""For the first word of a host: a connection by SSH, and the start of Python there."""
 WAIT_SECONDS = 0.1
 SERVED, JOB_ENDED = "its request was served", "its job has ended"
 """Why linetrace ends a trace by itself (monitor.py there)."""
@@ -36,14 +38,19 @@ SERVED, JOB_ENDED = "its request was served", "its job has ended"
 class Process:
     """A traced process. `held`: lines that are not shown until it is known whether they are wanted."""
 
-    host: HostTrace
+    command: HostTrace
     name: str
+    armed: bool = False
     lines: int = 0
     dropped: int = 0
     ended: str = ""
     upload: str = ""
     held: list[HostLine] = field(default_factory=list)
-    heard: float = field(default_factory=time.monotonic)
+
+    @property
+    def host(self) -> str:
+        """The name of its host."""
+        return self.command.host.name
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,10 @@ class TraceSession:
         self._problems: list[str] = []
         self._about = [f"--id=trace={self.id}", f"--by={by}", f"--reason={reason}"]
         self._events: queue.Queue[Event] = queue.Queue()
-        self._open = {host.name: self._start(host) for host in hosts}
-        self._deadline = time.monotonic() + order.seconds
+        self._hosts = hosts
+        self._open: dict[str, HostTrace] = {}
+        self._lines = 0
+        self._deadline = 0.0
         self._stopping = 0.0
         self._interrupted = False
         self._upload = ""
@@ -90,8 +99,13 @@ class TraceSession:
         self._unknown: list[str] = []
         self._known = False
 
+    def start(self) -> None:
+        """Begin to arm the hosts."""
+        self._open = {host.name: self._command(host) for host in self._hosts}
+        self._deadline = time.monotonic() + self._order.seconds
+
     def run(self, show: Callable[[list[HostLine]], None], tick: Callable[[Progress], None]) -> None:
-        """Trace until it ends. `show` gets lines in the order of time, `tick` the state each tenth of a second.
+        """After `start`: trace until it ends. `show` gets lines in the order of time, `tick` the state now and then.
 
         Ctrl-C ends it in good order; a second one breaks it off. Raises Failure if no host can be traced, or none knows
         the function.
@@ -105,14 +119,12 @@ class TraceSession:
         self._judge()
 
     def _loop(self, show: Callable[[list[HostLine]], None], tick: Callable[[Progress], None]) -> None:
-        fed_at = time.monotonic()
+        looked_at = time.monotonic()
         while self._open:
             self._take(self._arrived())
             now = time.monotonic()
-            if now - fed_at >= FEED_SECONDS:
-                fed_at = now
-                for host in self._open.values():
-                    host.feed()
+            if now - looked_at >= LOOK_SECONDS:
+                looked_at = now
                 self._give_up(now)
             if lines := self._due(now):
                 show(lines)
@@ -144,19 +156,20 @@ class TraceSession:
         """The present state."""
         processes = self.processes.values()
         return Progress(
-            lines=sum(process.lines for process in processes),
+            lines=self._lines,
             dropped=sum(process.dropped for process in processes),
             seconds_left=max(0.0, self._deadline - time.monotonic()),
-            hosts=len({process.host.host.name for process in processes if not process.ended}),
+            hosts=len({process.host for process in processes if process.armed and not process.ended}),
             pending=self._pending(),
         )
 
     def _pending(self) -> int:
-        return len(set(self._open) - {host for host, _ in self.processes})
+        """How many hosts have not said yet whether they are armed."""
+        return len(set(self._open) - {process.host for process in self.processes.values() if process.armed})
 
     # --- What comes from the hosts ----------------------------------------------------------------------------------
 
-    def _start(self, host: Host) -> HostTrace:
+    def _command(self, host: Host) -> HostTrace:
         return HostTrace(self._environment, host, self._order, self._about, self._events)
 
     def _arrived(self) -> Iterable[Event]:
@@ -182,7 +195,7 @@ class TraceSession:
     def _message(self, trace: HostTrace, message: dict[str, Any]) -> None:
         name = message.pop("process")
         process = self.processes.setdefault((trace.host.name, name), Process(trace, name))
-        process.host, process.heard = trace, time.monotonic()
+        process.command = trace
         match message["type"]:
             case "line":
                 self._line(process, cast("HostLine", {"host": trace.host.name, "process": name, **message}))
@@ -192,10 +205,10 @@ class TraceSession:
                 process.dropped = message["dropped"]
                 self._ended(process, message["reason"])
             case "refused" | "lost" as kind:
-                process.ended = kind
+                process.armed, process.ended = True, kind
                 self._problem(f"{trace.host.name} {name}: {message['error']}")
             case "armed":
-                process.ended = ""
+                process.armed, process.ended = True, ""
                 if self._order.function:
                     self._functions(message)
 
@@ -203,7 +216,7 @@ class TraceSession:
         if line["kind"] == "notice" and line["source"].startswith("## ended"):
             return
         if line["kind"] == "notice":
-            self._tell(f"{process.host.host.name} {process.name}: {line['source'].removeprefix('## ')}")
+            self._tell(f"{process.host} {process.name}: {line['source'].removeprefix('## ')}")
         upload = line.get("ids", {}).get("upload", "")
         if self._order.of_one and not self._won(process):
             return
@@ -223,18 +236,26 @@ class TraceSession:
         self._tell(text)
 
     def _give_up(self, now: float) -> None:
-        """Wait no longer for hosts of which nothing is heard any more."""
-        for process in self.processes.values():
-            name = process.host.host.name
-            if not process.ended and now - process.heard > SILENT_SECONDS and self._open.pop(name, None) is not None:
-                process.ended = "lost"
+        """Wait no longer for hosts of which nothing is heard, or nothing any more."""
+        for name, command in list(self._open.items()):
+            if command.heard and now - command.heard > SILENT_SECONDS:
                 self._problem(f"{name} is silent: its trace is lost, and ends there by itself")
+            elif not command.heard and now - command.began > STARTING_SECONDS:
+                self._problem(f"{name} does not answer")
+            else:
+                continue
+            command.stop()
+            del self._open[name]
+            for process in self.processes.values():
+                if process.host == name:
+                    process.ended = process.ended or "lost"
 
     def _shown(self, process: Process, line: HostLine) -> None:
         if line["kind"] != "ids":
             process.lines += 1
+            self._lines += 1
             heapq.heappush(self._waiting, (line["time"], next(self._numbers), time.monotonic(), line))
-            if self.progress.lines >= self._order.lines:
+            if self._lines >= self._order.lines:
                 self.stop(f"it has shown {self._order.lines:,} lines")
 
     def _won(self, process: Process) -> bool:
@@ -242,7 +263,7 @@ class TraceSession:
         if self._winner is None:
             self._winner = process
             for host in self._open.values():
-                if host is not process.host:
+                if host is not process.command:
                     host.stop()
         return self._winner is process
 
@@ -250,21 +271,20 @@ class TraceSession:
         """The next upload is this one: all other processes follow it, and what they held was of another one."""
         self._upload = upload
         for host in self._open.values():
-            host.feed(f"follow {upload}")
+            host.follow(upload)
         for line in process.held:
             self._shown(process, line)
         for each in self.processes.values():
             each.held.clear()
 
     def _ended(self, process: Process, reason: str) -> None:
-        if self._order.next_upload and reason == SERVED:
+        if self._order.next_upload and reason == SERVED and not self._stopping:
             # The creation was refused, so it is not the next upload.
             process.held.clear()
-            host = process.host.host
-            process.host.stop()
-            again = self._open[host.name] = self._start(host)
+            process.command.stop()
+            again = self._open[process.host] = self._command(process.command.host)
             if self._upload:
-                again.feed(f"follow {self._upload}")
+                again.follow(self._upload)
             return
         process.ended = reason
         # What is traced has ended there: it cannot go on elsewhere.
@@ -295,7 +315,7 @@ class TraceSession:
                 f"Write module.function or module.Class.method; * stands for anything.{near}",
                 Exit.USAGE,
             )
-        if not any(process.ended not in ("refused", "lost") for process in self.processes.values()):
+        if not self._lines and all(process.ended in ("refused", "lost") for process in self.processes.values()):
             raise Failure(
                 f"Nothing could be traced. {' '.join(self._problems)}",
                 f"See: ./inv status --env={self._environment.name}",

@@ -21,6 +21,8 @@ from ops.trace.session import Progress, TraceSession, proof
 from ops.trace.trace_record import TraceRecord, TraceRecords
 
 FILES_AT_ONCE = 200
+DISARMING_SECONDS = 8
+"""Longer than a trace can outlive the command that it is fed by."""
 
 
 def hosts_of(environment: Environment, order: Order, names: str) -> list[Host]:
@@ -50,6 +52,7 @@ def trace(environment: Environment, order: Order, hosts: Sequence[Host], *, reas
         markup=False,
     )
     records.save(record)
+    session.start()
     begun = time.monotonic()
     kept: list[HostLine] = []
     told = False
@@ -79,12 +82,12 @@ def trace(environment: Environment, order: Order, hosts: Sequence[Host], *, reas
             record.dropped, record.ended = progress.dropped, session.why or record.ended
             records.save(record)
             records.prune()
-    _prove(environment, order, hosts, session)
     console.print(f"ended: {session.why}; {record.lines:,} lines, {record.dropped:,} dropped", markup=False)
     if file is not None:
         sources = _sources(environment, kept) if output.needs_sources(file) else {}
         output.write(file, Recording(_about(environment, record), sources, kept))
         console.print(f"written: {file}", markup=False)
+    _prove(environment, order, hosts, session)
     if not record.lines:
         raise Failure(
             f"Nothing ran for {order.what} in these {record.seconds:.0f} s.",
@@ -109,7 +112,9 @@ def _about(environment: Environment, record: TraceRecord) -> About:
 
 def _prove(environment: Environment, order: Order, hosts: Sequence[Host], session: TraceSession) -> None:
     """Print what hosts say: they must have nothing of the trace any more. Raises Failure if one has."""
-    found = proof(environment, order, hosts, session.id)
+    deadline = time.monotonic() + DISARMING_SECONDS
+    while (found := proof(environment, order, hosts, session.id)).armed and time.monotonic() < deadline:
+        time.sleep(0.5)  # a host that was given up disarms itself
     for text in found.others:
         console.print(text, markup=False)
     console.print(f"disarmed: {', '.join(found.disarmed) or 'no host says so'}", markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,14 @@ class FakeTrace:
 
     def __init__(self, _environment: Environment, host: Host, _order: Order, _about: list[str], events: Any) -> None:
         self.host = host
-        self.fed: list[str] = []
+        self.began, self.heard = time.monotonic(), 0.0
+        self.followed: list[str] = []
         self.stopped = False
         self._events = events
         self.made.append(self)
 
-    def feed(self, text: str = "") -> None:
-        self.fed += [text] if text else []
+    def follow(self, upload: str) -> None:
+        self.followed.append(upload)
 
     def stop(self) -> None:
         if not self.stopped:
@@ -47,10 +49,11 @@ class FakeTrace:
             self.over("the client ended it")
 
     def says(self, message: str, **values: Any) -> None:
+        self.heard = time.monotonic()
         self._events.put((self, {"process": "p-1", "type": message, **values}))
 
-    def line(self, time: float, source: str = "x", kind: str = "line", **ids: str) -> None:
-        self.says("line", time=time, kind=kind, module="m", line=1, source=source, ids=ids)
+    def line(self, at: float, source: str = "x", kind: str = "line", **ids: str) -> None:
+        self.says("line", time=at, kind=kind, module="m", line=1, source=source, ids=ids)
 
     def over(self, reason: str) -> None:
         """All its traces have ended."""
@@ -77,6 +80,7 @@ def run(
     """Run a session whose hosts do what `act` says with them; the session, and the lines that it showed."""
     TOLD.clear()
     session = TraceSession(ENVIRONMENT, wanted, hosts, by="ann", tell=TOLD.append)
+    session.start()
     shown: list[HostLine] = []
     act(*FakeTrace.made)
     pressed = not ctrl_c
@@ -118,7 +122,7 @@ def test_the_next_upload_is_that_of_one_host_and_the_others_follow_it() -> None:
 
     session, shown = run(order(next_upload=True), act)
     assert sources(shown) == ["web2 creates it", "web2 knows its id", "worker1 processes it"]
-    assert [host.fed for host in FakeTrace.made] == [["follow u1"]] * 3
+    assert [host.followed for host in FakeTrace.made] == [["u1"]] * 3
     assert session.why == "its job has ended"
     assert all(host.stopped for host in FakeTrace.made[:2])
 
@@ -130,6 +134,7 @@ def test_a_creation_that_was_refused_is_not_the_next_upload() -> None:
 
     wanted = order(next_upload=True)
     session = TraceSession(ENVIRONMENT, wanted, (WEB1, WEB2, WORKER1), by="ann")
+    session.start()
     act(*FakeTrace.made)
     shown: list[HostLine] = []
 
@@ -156,11 +161,12 @@ def test_a_refused_creation_elsewhere_does_not_end_the_upload_that_was_found() -
     assert sources(shown) == ["created", "processed"]
     assert session.why == "its job has ended"
     again = FakeTrace.made[3]
-    assert (again.host, again.fed) == (WEB2, ["follow u1"])
+    assert (again.host, again.followed) == (WEB2, ["u1"])
 
 
 def test_what_a_replaced_command_still_says_does_not_count() -> None:
     session = TraceSession(ENVIRONMENT, order(next_upload=True), (WEB1, WORKER1), by="ann")
+    session.start()
     web1, worker1 = FakeTrace.made
     web1.over(SERVED)
     web1.line(1, "too late", upload="u9")
@@ -221,7 +227,7 @@ def test_a_host_that_is_lost_does_not_end_the_others() -> None:
 
 def test_a_host_of_which_nothing_is_heard_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "SILENT_SECONDS", 0.5)
-    monkeypatch.setattr(sessions, "FEED_SECONDS", 0.1)
+    monkeypatch.setattr(sessions, "LOOK_SECONDS", 0.1)
 
     def act(web1: FakeTrace, web2: FakeTrace, worker1: FakeTrace) -> None:
         web1.line(1)
@@ -230,6 +236,43 @@ def test_a_host_of_which_nothing_is_heard_is_given_up(monkeypatch: pytest.Monkey
 
     assert len(run(order(user="ann"), act)[1]) == 1
     assert TOLD == ["web1 is silent: its trace is lost, and ends there by itself"]
+
+
+def test_a_host_that_never_says_a_word_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "STARTING_SECONDS", 0.5)
+    monkeypatch.setattr(sessions, "LOOK_SECONDS", 0.1)
+    run(order(user="ann"), lambda _web1, *others: [host.over("its 60 s are over") for host in others])
+    assert TOLD == ["web1 does not answer"]
+
+
+def test_lines_that_were_shown_are_kept_though_all_hosts_are_lost() -> None:
+    def act(web1: FakeTrace, web2: FakeTrace) -> None:
+        web1.line(1)
+        for host in (web1, web2):
+            host.says("lost", error="the connection was lost")
+            host.gone()
+
+    assert len(run(order(request="r1"), act, hosts=(WEB1, WEB2))[1]) == 1
+
+
+def test_hosts_count_as_armed_when_they_say_so() -> None:
+    session = TraceSession(ENVIRONMENT, order(user="ann"), (WEB1, WEB2), by="ann")
+    session.start()
+    web1, web2 = FakeTrace.made
+    web1.says("hello")
+    web2.says("hello")
+    web1.says("armed")
+    seen: list[tuple[int, int]] = []
+
+    def tick(progress: Progress) -> None:
+        seen.append((progress.hosts, progress.pending))
+        if len(seen) == 1:
+            web2.says("armed")
+        else:
+            session.stop("seen")
+
+    session.run(lambda _lines: None, tick)
+    assert seen[:2] == [(1, 1), (2, 0)]
 
 
 def test_nothing_that_can_be_traced_is_a_failure() -> None:
@@ -254,9 +297,11 @@ def test_a_function_that_nobody_knows_ends_at_once_with_similar_ones() -> None:
 
 def test_a_function_that_one_host_knows_is_traced() -> None:
     def act(web1: FakeTrace, web2: FakeTrace, worker1: FakeTrace) -> None:
+        for host in (web1, web2, worker1):
+            host.says("hello")
         web1.says("armed", functions=[], near=[])
-        worker1.says("armed", functions=["m.f"], near=[])
         web2.says("armed", functions=[], near=[])
+        worker1.says("armed", functions=["m.f"], near=[])
         worker1.line(1)
         for host in (web1, web2, worker1):
             host.over("its 60 s are over")
@@ -287,7 +332,9 @@ def test_what_is_asked_of_the_processes(options: dict[str, Any], words: list[str
     assert list(order(**options).words) == words
 
 
-@pytest.mark.parametrize("options", [{}, {"job": "5", "user": "ann"}, {"user": "ann", "seconds": -1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"job": "5", "user": "ann"}, {"user": "ann", "seconds": -1}, {"seconds": 700_000}]
+)
 def test_orders_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(Failure) as caught:
         order(**options)

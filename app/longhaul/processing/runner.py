@@ -11,6 +11,7 @@ from typing import Protocol
 
 from linetrace import child
 from longhaul import logs
+from longhaul.processing import traced
 from longhaul.processing.script import (
     LINE_BYTES,
     OnProgress,
@@ -63,12 +64,21 @@ class SubprocessRunner:
             else:
                 log.warning("not a line of progress: %s", line.decode(errors="replace"))
 
-        async def take_traced(line: bytes) -> bool:
-            return child.take(line)
+        async def take_traced(line: bytes) -> None:
+            child.take(line)
 
-        how = child.wanted()
-        trace = ScriptTrace(how, take_traced) if how is not None else None
-        outcome.exit_code = await run_script(find_script(scripts, job.processor), job, take, trace)
+        script = find_script(scripts, job.processor)
+        if (how := traced.wanted()) is None:
+            outcome.exit_code = await run_script(script, job, take)
+            return outcome
+        trace = ScriptTrace(how, take_traced)
+
+        async def disarm() -> None:
+            await traced.while_wanted()
+            trace.over.set()
+
+        with traced.beside(disarm()):
+            outcome.exit_code = await run_script(script, job, take, trace)
         return outcome
 
 
@@ -95,19 +105,25 @@ class SocketRunner:
         except OSError as error:
             raise ProcessorError(f"{self._path}: {error}; is longhaul-processor.socket active?") from error
         outcome = Outcome()
+        how = traced.wanted()
+        lines = child.OtherLines(reader, TRACED)
+
+        async def disarm() -> None:
+            await traced.while_wanted()
+            # A unit of an older release sends no traced lines, and would take UNTRACE for the end of the connection.
+            while not lines.taken:
+                await asyncio.sleep(traced.LOOK_SECONDS)
+            writer.write(UNTRACE)
+
         try:
-            writer.write(replace(job, trace=child.wanted()).line())
+            writer.write(replace(job, how_traced=how).line())
             await writer.drain()
-            traced = True
-            while line := await reader.readline():
-                if line.startswith(_VERDICT):
-                    return _verdict(line, outcome)
-                if line.startswith(TRACED):
-                    if not child.take(line.removeprefix(TRACED)) and traced:
-                        traced = False
-                        writer.write(UNTRACE)
-                elif outcome.take(line):
-                    on_progress(outcome)
+            with traced.beside(disarm()) if how is not None else contextlib.nullcontext():
+                while line := await lines.next():
+                    if line.startswith(_VERDICT):
+                        return _verdict(line, outcome)
+                    if outcome.take(line):
+                        on_progress(outcome)
         except (OSError, ValueError) as error:
             raise ProcessorInterrupted(f"{self._path}: {error}") from error
         finally:

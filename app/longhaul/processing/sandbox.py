@@ -106,12 +106,11 @@ async def _run(
     terminated = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
 
-    async def take(line: bytes) -> bool:
+    async def take(line: bytes) -> None:
         writer.write(TRACED + line + b"\n")
         await writer.drain()
-        return True
 
-    trace = None if job.trace is None else ScriptTrace(job.trace, take)
+    trace = None if job.how_traced is None else ScriptTrace(job.how_traced, take)
     watches: dict[asyncio.Task[Any], str] = {
         asyncio.create_task(_until_closed(reader, trace)): "the worker closed the connection",
         asyncio.create_task(terminated.wait()): "the unit was told to stop",

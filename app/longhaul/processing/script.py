@@ -56,7 +56,7 @@ class ProcessorJob:
     output: str
     scratch: str
     filename: str
-    trace: dict[str, Any] | None = None
+    how_traced: dict[str, Any] | None = None
     """How the script is to be traced, from `linetrace.child.wanted`; the script itself is not told."""
 
     def line(self) -> bytes:
@@ -65,7 +65,9 @@ class ProcessorJob:
 
     def for_script(self) -> bytes:
         """The job as the script is given it."""
-        return json.dumps({name: value for name, value in asdict(self).items() if name != "trace"}).encode() + b"\n"
+        values = asdict(self)
+        del values["how_traced"]
+        return json.dumps(values).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> ProcessorJob:
@@ -164,7 +166,7 @@ async def run_script(
     with tempfile.TemporaryFile() as given, contextlib.ExitStack() as stack:
         given.write(job.for_script())
         given.seek(0)
-        pipe = stack.enter_context(contextlib.closing(traced.TracePipe(trace, script)))
+        connection = stack.enter_context(contextlib.closing(traced.TraceConnection(trace, script)))
         try:
             process = subprocess.Popen(
                 [sys.executable, str(script)],
@@ -174,8 +176,8 @@ async def run_script(
                 bufsize=0,
                 cwd=job.scratch,
                 # The script does not get the worker's settings and credentials.
-                env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": job.scratch, **pipe.variables},
-                pass_fds=pipe.passed,
+                env={"PATH": os.defpath, "LANG": "C.UTF-8", "TMPDIR": job.scratch, **connection.variables},
+                pass_fds=connection.passed,
                 # A process group of its own, so that the script's children are ended with it.
                 start_new_session=True,
             )
@@ -189,7 +191,7 @@ async def run_script(
         readers = asyncio.gather(
             _relay(await _stream(process.stdout, stack), on_line, process),
             _log_lines(await _stream(process.stderr, stack), script.stem),
-            pipe.relay(),
+            connection.relay(),
         )
         stack.callback(readers.cancel)
         await _ended(process, stack)

@@ -195,6 +195,36 @@ def test_the_command_ends_when_its_input_ends(server: tuple[subprocess.Popen[str
     assert "ended: the client ended it" in errors
 
 
+def test_a_caller_that_falls_silent_ends_the_trace_though_nobody_reads_the_lines(
+    server: tuple[subprocess.Popen[str], Path],
+) -> None:
+    _, path = server
+    with attach(path, "--json", "--while-fed", "3", "--seconds", "600", "--per-location", "1000000") as command:
+        assert command.stdin is not None
+        assert command.stdout is not None
+        until_armed(path, armed=True)
+        command.stdin.write("\n")
+        command.stdin.flush()
+        until_armed(path, armed=False)
+        reasons = [message["reason"] for line in command.stdout if (message := json.loads(line))["type"] == "ended"]
+    assert reasons == ["its caller is silent"]
+
+
+def until_armed(path: Path, *, armed: bool) -> None:
+    """Wait until the process says that something is armed in it, or that nothing is."""
+    client = Client(path)
+    deadline = time.monotonic() + 20
+    try:
+        while True:
+            client.say("status")
+            if (client.hear("status")["tool"] is not None) == armed:
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        client.close()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "reason"),
     [
@@ -202,7 +232,7 @@ def test_the_command_ends_when_its_input_ends(server: tuple[subprocess.Popen[str
         (["SOCKET", "--lines", "0"], 2, "lines is above 0"),
         (["SOCKET", "--next", "--job", "5"], 2, "--next is for requests that have no id yet"),
         (["SOCKET", "--to", "mail"], 1, "refused: a trace goes to client or syslog, not mail"),
-        (["SOCKET", "--to", "syslog"], 1, "refused: there is no syslog at /dev/log"),
+        (["SOCKET", "--to", "syslog", "--seconds", "1"], 1, "refused: there is no syslog at /dev/log"),
     ],
 )
 def test_what_goes_wrong_is_said(
@@ -274,3 +304,39 @@ def _wait_for(path: Path, end: str) -> str:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return path.read_text()
+
+
+FULL = """\
+import os, resource, sys
+import linetrace
+linetrace.listen(".", "server", ["."])
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+lowest = os.dup(0)
+os.close(lowest)
+resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+print("full", flush=True)
+sys.stdin.readline()
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+sys.stdin.readline()
+"""
+
+
+def test_a_process_that_had_no_descriptor_free_can_be_traced_later(tmp_path: Path) -> None:
+    write(tmp_path, {"main.py": FULL})
+    with subprocess.Popen(
+        [sys.executable, "main.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "full\n"
+        client = Client(tmp_path / f"server-{process.pid}.sock")  # waits in the kernel
+        time.sleep(0.3)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert client.hear("hello")["program"] == "server"
+        client.close()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from time import time as clock
 from typing import Any
 
 import pytest
@@ -95,6 +96,7 @@ def test_it_is_traced_for_as_long_and_as_much_as_its_traces_want(tmp_path: Path)
         trace.stop("the test ends it")
         assert arm.wait(trace, 10)
     assert [line.text for line in first.sink.lines if line.kind == "call"] == []
+    assert all(line.since is None for line in first.sink.lines)
     assert [line.text for line in second.sink.lines if line.kind == "call"] != []
 
 
@@ -152,6 +154,9 @@ GOOD = {"time": 1.5, "kind": "line", "module": "m", "line": 3, "source": "x = 1"
         json.dumps({**GOOD, "line": "three"}).encode(),
         json.dumps({**GOOD, "time": []}).encode(),
         json.dumps({**GOOD, "line": 1e400}).encode(),
+        json.dumps({**GOOD, "line": -1}).encode(),
+        json.dumps({**GOOD, "kind": []}).encode(),
+        json.dumps({**GOOD, "kind": "notice"}).encode(),
     ],
 )
 def test_what_is_not_a_line_is_left_out(tmp_path: Path, text: bytes) -> None:
@@ -159,8 +164,20 @@ def test_what_is_not_a_line_is_left_out(tmp_path: Path, text: bytes) -> None:
         assert child.take(text)
         assert child.take(json.dumps({**GOOD, "source": "y" * 20_000, "ids": {"job": "forged"}}).encode())
     (line,) = [line for line in live.sink.lines if line.module == "m"]
-    assert (line.time, line.number, line.ids) == (1.5, 3, {})
-    assert len(line.text) == 10_000
+    assert (line.number, line.ids, len(line.text)) == (3, {}, 500)
+
+
+@pytest.mark.parametrize("time", ["NaN", "Infinity", "-1e300", "1.5", "4e9"])
+def test_times_and_texts_of_a_child_are_made_harmless(tmp_path: Path, time: str) -> None:
+    """A terminal and a calendar show them: no control characters, no time that cannot be."""
+    with Live(tmp_path) as live:
+        text = json.dumps(
+            {**GOOD, "module": "m\x1b[2J", "source": "\x07\ud800", "file": "/a\nb", "time": 0, "since": -1}
+        )
+        assert child.take(text.replace('"time": 0', f'"time": {time}').encode())
+    (line,) = [line for line in live.sink.lines if line.module.startswith("m")]
+    assert abs(line.time - clock()) < 60
+    assert (line.module, line.text, line.file, line.since) == (r"m\x1b[2J", r"\x07\ud800", r"/a\nb", None)
 
 
 def test_a_program_that_cannot_be_traced_runs(tmp_path: Path) -> None:

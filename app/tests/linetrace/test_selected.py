@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 from pathlib import Path
@@ -156,6 +157,19 @@ def test_a_trace_of_a_job_ends_with_it(tmp_path: Path, ids: dict[str, str]) -> N
                 busy.other(1)
         assert live.trace.ended == "its job has ended"
     assert live.lines == [10]
+
+
+def test_a_job_that_is_to_run_again_does_not_end_its_trace(tmp_path: Path) -> None:
+    busy = module(tmp_path, BUSY)
+    with Live(tmp_path, selection=Selection.of(upload="u1")) as live:
+        with contextlib.suppress(OSError), linetrace.job(job=5, upload="u1"):
+            busy.other(1)
+            raise OSError
+        assert not live.trace.ended
+        with linetrace.job(job=5, upload="u1"):
+            busy.other(1)
+        assert live.trace.ended
+    assert live.lines == [10, 10]
 
 
 def test_a_trace_of_a_user_outlives_jobs_and_requests(tmp_path: Path) -> None:
