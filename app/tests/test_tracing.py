@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import linetrace
-from linetrace import Selection, tokens
+from linetrace import Limits, Selection, tokens
 from linetrace.arm import arm, wait
 from linetrace.trace import Trace
 from longhaul import logs
@@ -87,7 +87,8 @@ async def test_a_trace_that_ends_disarms_the_script_which_goes_on(bench: Bench, 
         "    pass\n"
         "sys.exit(5 if sys.monitoring.get_tool(3) is None else 6)\n"
     )
-    with traced(bench.root, selection=Selection.of(job=7)) as (trace, sink):
+    limits = Limits(seconds=300)
+    with traced(bench.root, selection=Selection.of(job=7), limits=limits) as (trace, sink):
         async with bench.runner(kind) as runner:
             with logs.bound(job_id=7):
                 outcome = await runner.run(bench.job(), lambda _: trace.stop("enough"))
