@@ -61,13 +61,13 @@ EVENTS = {
     "pieces": 50,
     "completed": 10,
     "collected": 10,
-    "TAKEN_OVER": 10,
+    "TAKEN_OVER": 5,
     "DISCONNECTED": 3,
     "transact commit_pieces: FAIL": 5,
     "committed commit_pieces: FAIL": 5,
     "committed _take: FAIL": 1,
     "another file": 5,
-    "CHECKSUM": 5,
+    "CHECKSUM": 3,
     "checksum right": 5,
 }
 """What must have happened in all examples together, and how often at least."""
@@ -274,7 +274,7 @@ class Machine(RuleBasedStateMachine):
     def steps(self, count: int, *, newest: bool = False, trouble: str = "none", at: int = 0) -> None:
         """All tasks go on by turns; or the one that moved last goes on alone, and overtakes the others.
 
-        `trouble` is what happens in the step number `at`, or to the pieces that are committed meanwhile.
+        `trouble` is what happens in the step number `at`, or to what is committed meanwhile.
         """
         for number in range(count):
             if not (waiting := self.world.waiting()):
@@ -282,7 +282,7 @@ class Machine(RuleBasedStateMachine):
             step = waiting[-1 if newest else 0]
             commit = step.name.endswith("commit_pieces")
             fails = (trouble == "fail" and number == at) or (trouble == "away" and commit)
-            if trouble == "lost" and step.name == "committed commit_pieces":
+            if trouble == "lost" and step.name in ("committed commit_pieces", "committed _take"):
                 fails, trouble = True, "none"
             if trouble == "crash" and number == at:
                 self.world.crash(step.server)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -41,8 +42,10 @@ def write(folder: Path, files: Mapping[str, str]) -> Path:
     return folder / "main.py"
 
 
-def run(command: Sequence[str | Path], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a folder, with linetrace in reach."""
+def run(
+    command: Sequence[str | Path], folder: Path, interrupts: signal.Handlers = signal.SIG_DFL, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder, with linetrace in reach. `interrupts` is what SIGINT does to it."""
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=folder,
@@ -56,6 +59,8 @@ def run(command: Sequence[str | Path], folder: Path, **environment: str) -> subp
         text=True,
         timeout=60,
         check=False,
+        # Where tests run, it may be ignored, and programs would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),
     )
 
 

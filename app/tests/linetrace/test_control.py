@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -114,7 +115,9 @@ def as_other_user(path: Path) -> str:
 
 
 def test_another_user_can_neither_connect_nor_talk(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder == Path(tempfile.gettempdir()):
+            break
         folder.chmod(0o755)  # so that it is the socket that keeps the other user out
     made = Place(tmp_path)
     expected = ["no permission", "turned away"] if os.geteuid() == 0 else ["let in", "let in"]

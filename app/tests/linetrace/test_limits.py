@@ -190,10 +190,14 @@ def test_what_a_signal_handler_raises_inside_the_tracer_reaches_the_program(tmp_
 def test_a_keyboard_interrupt_reaches_the_program(tmp_path: Path) -> None:
     text = "import _thread\ndef spin():\n    _thread.interrupt_main()\n    for _ in range(10**6):\n        i = 1\n"
     long = module(tmp_path, text)
-    with Live(tmp_path) as live:
-        with pytest.raises(KeyboardInterrupt):
-            long.spin()
-        assert not live.trace.ended
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run, it may be ignored
+    try:
+        with Live(tmp_path) as live:
+            with pytest.raises(KeyboardInterrupt):
+                long.spin()
+            assert not live.trace.ended
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_deep_recursion_does_not_end_the_trace(tmp_path: Path) -> None:

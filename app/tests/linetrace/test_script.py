@@ -390,10 +390,6 @@ def test_an_isolated_interpreter_is_refused(tmp_path: Path) -> None:
 def test_signals_that_a_shell_ignores_stay_ignored(tmp_path: Path) -> None:
     write(tmp_path, {"main.py": "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('alive')\n"})
     command = ["-m", "linetrace", "--to", "file:t", "main.py"]
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        ran = run(command, tmp_path)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    ran = run(command, tmp_path, signal.SIG_IGN)
     assert (ran.returncode, ran.stdout) == (0, "alive\n")
     assert os.path.getsize(tmp_path / "t") > 0  # noqa: PTH202
