@@ -24,8 +24,8 @@ def same(app: Any, **_: object) -> Any:
 
 linetrace.bound = nothing  # type: ignore[assignment,misc]
 linetrace.add = nothing
-tracing.listen = nothing  # type: ignore[assignment]
-server.LineTrace = same  # type: ignore[assignment,misc]
+tracing.listen = nothing
+vars(server)["LineTrace"] = same
 
 if __name__ == "__main__":
     assert bare_web
