@@ -8,12 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 from time import time as clock
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import linetrace
-from linetrace import Options, Selection, arm, child
+from linetrace import Options, Selection, arm, child, control
 from linetrace.limits import Limits
 from tests.linetrace.running import Live, run, write
 
@@ -78,6 +79,15 @@ def test_nobody_wants_the_lines_of_another_job(tmp_path: Path) -> None:
         assert child.wanted() is None
     with Live(tmp_path):
         assert child.wanted() is not None
+
+
+def test_work_that_begins_while_the_tracer_is_imported_is_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module is there then, and has nothing in it yet."""
+    monkeypatch.setitem(sys.modules, "linetrace.monitor", ModuleType("linetrace.monitor"))
+    with linetrace.bound(job=5):
+        assert child.wanted() is None
+        assert not child.take(b"{}")
+    assert control.status() == {"traces": [], "tool": None, "code_with_events": 0}
 
 
 def test_it_is_traced_for_as_long_and_as_much_as_its_traces_want(tmp_path: Path) -> None:
